@@ -1,0 +1,85 @@
+"""Every error that tfcompress raises on purpose, and the exit code of each.
+
+    TfcompressError                what is wrong, and what to do
+    ├── UsageError            2    arguments, unknown targets, unreadable target files
+    ├── ModelError            3    the model file cannot be read or used
+    │   └── UnsafeModelError  3    the file carries code, which is not run unasked
+    ├── DataError             4    the data do not fit the model
+    ├── MissingExtra          5    an optional package is not installed
+    ├── OutputError           6    the output folder cannot be written
+    ├── TargetError           7    a target failed; the other targets were finished
+    ├── QualityError          8    an artifact is worse than the user allows
+    └── Interrupted         130    Ctrl-C or SIGTERM
+
+Exit code 0 means that everything asked for is there; 1 is a defect of tfcompress itself.
+"""
+
+from __future__ import annotations
+
+
+class TfcompressError(Exception):
+    """What is wrong (`message`) and what the user can do about it (`hint`), one line each."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def to_dict(self) -> dict:
+        """The form in which an error crosses a process boundary and stands in a report."""
+        return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+
+
+class UsageError(TfcompressError):
+    exit_code = 2
+
+
+class ModelError(TfcompressError):
+    exit_code = 3
+
+
+class UnsafeModelError(ModelError):
+    pass
+
+
+class DataError(TfcompressError):
+    exit_code = 4
+
+
+class MissingExtra(TfcompressError):
+    exit_code = 5
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(
+            f"{package} is not installed", f"pip install 'tfcompress[{extra}]'"
+        )
+
+
+class OutputError(TfcompressError):
+    exit_code = 6
+
+
+class TargetError(TfcompressError):
+    exit_code = 7
+
+
+class QualityError(TfcompressError):
+    exit_code = 8
+
+
+class Interrupted(TfcompressError):
+    exit_code = 130
+
+
+def from_dict(record: dict) -> TfcompressError:
+    """The error that `TfcompressError.to_dict` wrote; unknown types become the base class."""
+    kinds = {kind.__name__: kind for kind in _tree(TfcompressError)}
+    error = TfcompressError(record["message"], record.get("hint", ""))
+    error.__class__ = kinds.get(record["type"], TfcompressError)
+    return error
+
+
+def _tree(kind: type) -> list[type]:
+    return [kind, *(sub for child in kind.__subclasses__() for sub in _tree(child))]

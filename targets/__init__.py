@@ -1,0 +1,119 @@
+"""Targets are data: one TOML file each, read into a frozen `Target`.
+
+A target says which file format an artifact has, how its numbers are stored, and which runtime
+proves it. Adding a target is adding a TOML file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UsageError
+
+FORMATS = ("keras", "saved-model", "tflite")
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8", "int4")
+RUNTIMES = ("litert", "keras", "tensorflow")
+IO_DTYPES = ("float32", "int8", "uint8", "int16")
+SUFFIXES = {"keras": ".keras", "saved-model": "", "tflite": ".tflite"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an artifact must be.
+
+    Attributes:
+        name: What people type after `--target`.
+        summary: One line on what it is for.
+        format: One of `FORMATS`.
+        quantization: One of `QUANTIZATIONS`; `none` keeps float32.
+        runtime: One of `RUNTIMES`: what runs the artifact when it is proved and measured.
+        io_dtype: Type of the model's float inputs and outputs at the artifact's boundary.
+        min_snr_db: Below this signal-to-noise ratio against the source model, operations are
+            given wider types until it is reached.
+        ops: `{"deny": [...]}`: TFLite operators that the target cannot run.
+        limits: `{"bytes": n}`: the largest file that the target takes.
+    """
+
+    name: str
+    summary: str
+    format: str
+    quantization: str = "none"
+    runtime: str = "litert"
+    io_dtype: str = "float32"
+    min_snr_db: float = 0.0
+    ops: dict = field(default_factory=dict)
+    limits: dict = field(default_factory=dict)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether ranges of activations must be calibrated on representative data."""
+        return self.quantization in ("int8", "int16x8")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self) | {"needs_data": self.needs_data}
+
+
+def names() -> list[str]:
+    """The built-in targets, in the order in which they are best read."""
+    return [t.name for t in load_all()]
+
+
+def load_all() -> list[Target]:
+    """Every built-in target, floats first."""
+    found = [_read(path) for path in Path(__file__).parent.glob("*.toml")]
+    return sorted(found, key=lambda t: (FORMATS.index(t.format),
+                                        QUANTIZATIONS.index(t.quantization), t.name))
+
+
+def load(name: str) -> Target:
+    """The target called `name`, or the one in the user's file when `name` ends in `.toml`.
+
+    Raises:
+        UsageError: The name is unknown, or the file cannot be read as a target.
+    """
+    if name.endswith(".toml"):
+        return _read(Path(name))
+    path = Path(__file__).parent / f"{name}.toml"
+    if name and "/" not in name and "\\" not in name and path.is_file():
+        return _read(path)
+    close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"unknown target {name!r}", f"{meant}known targets: {', '.join(names())}")
+
+
+def _read(path: Path) -> Target:
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no target file {path}", "check the path after --target") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read target file {path}: {error}", "give a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}", "correct that line") from None
+    known = {f.name for f in dataclasses.fields(Target)} - {"name"}
+    for key in record:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            meant = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+            raise UsageError(f"{path}: unknown key {key!r}", meant)
+    for key in ("summary", "format"):
+        if key not in record:
+            raise UsageError(f"{path}: {key!r} is missing", f"add {key} = \"...\"")
+    for key, allowed in (("format", FORMATS), ("quantization", QUANTIZATIONS),
+                         ("runtime", RUNTIMES), ("io_dtype", IO_DTYPES)):
+        if key in record and record[key] not in allowed:
+            raise UsageError(f"{path}: {key} = {record[key]!r} is not known",
+                             f"use one of: {', '.join(allowed)}")
+    for key, kind in (("summary", str), ("min_snr_db", (int, float)), ("ops", dict), ("limits", dict)):
+        if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
+            raise UsageError(f"{path}: {key} has the wrong type", "see targets/tflite-int8.toml")
+    for table, allowed in (("ops", ("deny",)), ("limits", ("bytes",))):
+        for key in record.get(table, {}):
+            if key not in allowed:
+                raise UsageError(f"{path}: unknown key {key!r} in [{table}]",
+                                 f"known keys: {', '.join(allowed)}")
+    return Target(name=path.stem, **record)
