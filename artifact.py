@@ -99,12 +99,16 @@ class Measurement:
 
     def to_dict(self) -> dict:
         """JSON has no infinity (an error of exactly zero has an infinite SNR): it is `"inf"`."""
+
         def plain(v):
             return "inf" if v == math.inf else v
 
         return {
-            "name": self.name, "unit": self.unit, "values": [plain(v) for v in self.values],
-            "note": self.note, "summary": {k: plain(v) for k, v in self.summary().items()},
+            "name": self.name,
+            "unit": self.unit,
+            "values": [plain(v) for v in self.values],
+            "note": self.note,
+            "summary": {k: plain(v) for k, v in self.summary().items()},
         }
 
 
@@ -147,11 +151,14 @@ class Row:
     @classmethod
     def from_dict(cls, record: dict) -> Row:
         return cls(
-            target=record["target"], status=record["status"],
+            target=record["target"],
+            status=record["status"],
             artifact=Artifact.from_dict(record["artifact"]) if record["artifact"] else None,
             measurements=tuple(Measurement.from_dict(m) for m in record["measurements"]),
-            error=record.get("error"), fallbacks=tuple(record.get("fallbacks", ())),
-            findings=tuple(record.get("findings", ())), io=record.get("io", {}),
+            error=record.get("error"),
+            fallbacks=tuple(record.get("fallbacks", ())),
+            findings=tuple(record.get("findings", ())),
+            io=record.get("io", {}),
         )
 
     def to_dict(self) -> dict:
@@ -178,10 +185,14 @@ class Report:
     @classmethod
     def from_dict(cls, record: dict) -> Report:
         return cls(
-            source=record["source"], data=record["data"],
-            rows=tuple(Row.from_dict(r) for r in record["rows"]), recipe=record["recipe"],
-            environment=record["environment"], command=record["command"],
-            created=record["created"], version=record["tool"]["version"],
+            source=record["source"],
+            data=record["data"],
+            rows=tuple(Row.from_dict(r) for r in record["rows"]),
+            recipe=record["recipe"],
+            environment=record["environment"],
+            command=record["command"],
+            created=record["created"],
+            version=record["tool"]["version"],
             seconds=record.get("seconds", 0.0),
         )
 
@@ -189,9 +200,14 @@ class Report:
         return {
             "schema_version": SCHEMA_VERSION,
             "tool": {"name": "tfcompress", "version": self.version},
-            "created": self.created, "seconds": self.seconds, "command": self.command,
-            "source": self.source, "data": self.data, "recipe": self.recipe,
-            "rows": [r.to_dict() for r in self.rows], "environment": self.environment,
+            "created": self.created,
+            "seconds": self.seconds,
+            "command": self.command,
+            "source": self.source,
+            "data": self.data,
+            "recipe": self.recipe,
+            "rows": [r.to_dict() for r in self.rows],
+            "environment": self.environment,
         }
 
 

@@ -56,14 +56,22 @@ class Child:
         self.what = what
         read, write = os.pipe()
         self._log = tempfile.NamedTemporaryFile(prefix="tfcompress-", suffix=".log")
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow",
-                 "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONHASHSEED": "0"}
+        quiet = {
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "KERAS_BACKEND": "tensorflow",
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+            "PYTHONHASHSEED": "0",
+        }
         # -P keeps the folder the user stands in off sys.path: a stray numpy.py there is not ours.
         search = os.pathsep.join([str(Path(__file__).parent), *path])
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, PACKAGE, str(write), search],
-            stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, pass_fds=(write,),
-            env=os.environ | quiet | (env or {}), start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(write,),
+            env=os.environ | quiet | (env or {}),
+            start_new_session=True,
         )
         os.close(write)
         self._answers = os.fdopen(read, "r", encoding="utf-8")
@@ -166,13 +174,25 @@ def serve(fd: int) -> None:
         except TfcompressError as error:
             send({"error": error.to_dict(), "traceback": traceback.format_exc()})
         except MemoryError:
-            send({"error": TfcompressError("out of memory", "close other programs, or use a "
-                                           "smaller model").to_dict()})
+            send(
+                {
+                    "error": TfcompressError(
+                        "out of memory", "close other programs, or use a smaller model"
+                    ).to_dict()
+                }
+            )
         except BaseException as error:
             text = " ".join(str(error).split())[:300] or type(error).__name__
-            send({"error": {"type": "TfcompressError", "message": f"{type(error).__name__}: {text}",
-                            "hint": "run with --debug to see where"},
-                  "traceback": traceback.format_exc()})
+            send(
+                {
+                    "error": {
+                        "type": "TfcompressError",
+                        "message": f"{type(error).__name__}: {text}",
+                        "hint": "run with --debug to see where",
+                    },
+                    "traceback": traceback.format_exc(),
+                }
+            )
     os._exit(0)
 
 

@@ -8,6 +8,7 @@
     ├── MissingExtra          5    an optional package is not installed
     ├── OutputError           6    the output folder cannot be written
     ├── TargetError           7    a target failed; the other targets were finished
+    │   └── ChildDied         7    the process that made it was killed (child.py)
     ├── QualityError          8    an artifact is worse than the user allows
     └── Interrupted         130    Ctrl-C or SIGTERM
 
@@ -52,9 +53,7 @@ class MissingExtra(TfcompressError):
     exit_code = 5
 
     def __init__(self, package: str, extra: str):
-        super().__init__(
-            f"{package} is not installed", f"pip install 'tfcompress[{extra}]'"
-        )
+        super().__init__(f"{package} is not installed", f"pip install 'tfcompress[{extra}]'")
 
 
 class OutputError(TfcompressError):

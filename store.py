@@ -76,6 +76,10 @@ class Store:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+    def drop(self, key: str) -> None:
+        """Forget the step `key`."""
+        shutil.rmtree(self.root / key[:2] / key, ignore_errors=True)
+
     def prune(self, limit: int = LIMIT) -> None:
         """Drop half-made folders older than a day and the least recently used steps."""
         total = 0

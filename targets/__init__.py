@@ -65,8 +65,9 @@ def names() -> list[str]:
 def load_all() -> list[Target]:
     """Every built-in target, floats first."""
     found = [_read(path) for path in Path(__file__).parent.glob("*.toml")]
-    return sorted(found, key=lambda t: (FORMATS.index(t.format),
-                                        QUANTIZATIONS.index(t.quantization), t.name))
+    return sorted(
+        found, key=lambda t: (FORMATS.index(t.format), QUANTIZATIONS.index(t.quantization), t.name)
+    )
 
 
 def load(name: str) -> Target:
@@ -98,22 +99,37 @@ def _read(path: Path) -> Target:
     for key in record:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
-            meant = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+            meant = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"known keys: {', '.join(sorted(known))}"
+            )
             raise UsageError(f"{path}: unknown key {key!r}", meant)
     for key in ("summary", "format"):
         if key not in record:
-            raise UsageError(f"{path}: {key!r} is missing", f"add {key} = \"...\"")
-    for key, allowed in (("format", FORMATS), ("quantization", QUANTIZATIONS),
-                         ("runtime", RUNTIMES), ("io_dtype", IO_DTYPES)):
+            raise UsageError(f"{path}: {key!r} is missing", f'add {key} = "..."')
+    for key, allowed in (
+        ("format", FORMATS),
+        ("quantization", QUANTIZATIONS),
+        ("runtime", RUNTIMES),
+        ("io_dtype", IO_DTYPES),
+    ):
         if key in record and record[key] not in allowed:
-            raise UsageError(f"{path}: {key} = {record[key]!r} is not known",
-                             f"use one of: {', '.join(allowed)}")
-    for key, kind in (("summary", str), ("min_snr_db", (int, float)), ("ops", dict), ("limits", dict)):
+            raise UsageError(
+                f"{path}: {key} = {record[key]!r} is not known", f"use one of: {', '.join(allowed)}"
+            )
+    for key, kind in (
+        ("summary", str),
+        ("min_snr_db", (int, float)),
+        ("ops", dict),
+        ("limits", dict),
+    ):
         if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
             raise UsageError(f"{path}: {key} has the wrong type", "see targets/tflite-int8.toml")
     for table, allowed in (("ops", ("deny",)), ("limits", ("bytes",))):
         for key in record.get(table, {}):
             if key not in allowed:
-                raise UsageError(f"{path}: unknown key {key!r} in [{table}]",
-                                 f"known keys: {', '.join(allowed)}")
+                raise UsageError(
+                    f"{path}: unknown key {key!r} in [{table}]", f"known keys: {', '.join(allowed)}"
+                )
     return Target(name=path.stem, **record)

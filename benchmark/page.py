@@ -1,0 +1,403 @@
+"""The report as one HTML page: no scripts, no network, light, dark, phone and print by CSS alone.
+
+Every text that comes from a model, a target or the machine passes through `esc`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import html
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..artifact import Report, Row
+from . import plots, words
+
+STATUS = {"ok": ("●", "ok"), "rejected": ("▲", "rejected"), "failed": ("✕", "failed")}
+LEVELS = {"info": ("·", "Note"), "warning": ("▲", "Warning"), "error": ("✕", "Problem")}
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+OPEN_UP_TO = 3  # targets whose details stand open from the start
+
+
+def esc(value: object) -> str:
+    return html.escape(words.clean(value))
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    name = esc(Path(str(report.source.get("path", "model"))).name or "model")
+    parts = [_header(report, name), _summary(report), _figures(report), _targets(report),
+             _source(report), _data(report), _environment(report)]
+    return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<meta name="color-scheme" content="light dark">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+            f'<meta name="generator" content="tfcompress {esc(report.version)}">\n'
+            f"<title>{name} · tfcompress</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
+            + "\n".join(p for p in parts if p) + "\n</main>\n</body>\n</html>\n")
+
+
+def _header(report: Report, name: str) -> str:
+    targets = len(words.made(report))
+    facts = [f"{targets} target{'' if targets == 1 else 's'}"]
+    if parameters := report.source.get("parameters"):
+        facts.insert(0, f"{words.number('parameters', parameters)} parameters")
+    if count := words.evaluated(report):
+        facts.append(f"{count:,} held-back samples")
+    if report.created:
+        facts.append(esc(moment(report.created)))
+    troubles = words.problems(report)
+    return (f'<header>\n<p class="over">tfcompress report</p>\n<h1>{name}</h1>\n'
+            f'<p class="verdict">{_pieces(words.verdict(report))}</p>\n'
+            + (f'<p class="troubles">{_pieces(troubles)}</p>\n' if troubles else "")
+            + (f'<p class="random-note">▲ {RANDOM_NOTE}</p>\n' if report.data.get("random") else "")
+            + f'<p class="facts">{" · ".join(facts)}</p>\n</header>')
+
+
+RANDOM_NOTE = ("The data were random. Sizes and times hold; whatever is marked <em>random data</em> "
+               "says nothing of real inputs.")
+
+
+def _pieces(pieces: list[tuple[str, bool]]) -> str:
+    """Sentences as HTML; a figure and its unit stay on one line."""
+    return "".join(f"<strong>{esc(t)}</strong>" if strong
+                   else re.sub(r"(?<=\d) (?=[%kMGBmd])", "\N{NO-BREAK SPACE}", esc(t))
+                   for t, strong in pieces)
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 time as `2025-06-03 14:07 UTC`; other text as it is."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if when.tzinfo:
+        return f"{when.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{when:%Y-%m-%d %H:%M}"
+
+
+def status(row: Row) -> str:
+    glyph, said = STATUS.get(row.status, ("", row.status))
+    return (f'<span class="status {esc(row.status)}"><span aria-hidden="true">{glyph}</span> '
+            f"{esc(said)}</span>")
+
+
+def _random(flag: bool) -> str:
+    return ' <span class="random">random data</span>' if flag else ""
+
+
+# The summary
+
+def _summary(report: Report) -> str:
+    keys, best = words.columns(report), words.pick(report)
+    titles = [words.column_title(report, k) for k in keys]
+    head = "".join(f'<th scope="col" role="columnheader">{esc(t)}{_under(report, k)}</th>'
+                   for k, t in zip(keys, titles, strict=True))
+    rows = "\n".join(_summary_row(report, row, at, keys, titles, row is best)
+                     for at, row in enumerate(report.rows))
+    notes = [esc(f"Not measured: {line}.") for line in words.missing(report)]
+    name = words.metric(report)
+    if any(words.interval(report, name, r.value(name)) for r in report.rows if name):
+        notes.insert(0, f"Ranges under {esc(words.title(name)).lower()}: 95 % Wilson score intervals, "
+                        f"n = {words.evaluated(report):,}. All rows saw the same samples, so "
+                        "differences between rows are known better than the intervals suggest.")
+    return (f'<section aria-labelledby="summary">\n<h2 id="summary">Targets</h2>\n'
+            f'<table class="summary" role="table"><thead role="rowgroup"><tr role="row">'
+            f'<th scope="col" role="columnheader">Target</th>{head}'
+            f'<th scope="col" role="columnheader">Status</th></tr></thead>\n'
+            f'<tbody role="rowgroup">\n{rows}\n</tbody></table>\n'
+            + "".join(f'<p class="note">{n}</p>\n' for n in notes) + "</section>")
+
+
+def _under(report: Report, key: str) -> str:
+    """The small print of a column's title."""
+    name = words.metric(report) if key == "metric" else key
+    said = {"size": "", "latency": "p50, p10–p90", "metric": "before → after",
+            "snr": "against source", "agreement": "top-1, with source"}.get(key, "")
+    if key == "metric" and not any(r.value(name) is not None for r in words.made(report)):
+        said = ""
+    return f"<small>{said}</small>" if said else ""
+
+
+def _summary_row(report: Report, row: Row, at: int, keys: list[str], titles: list[str],
+                 best: bool) -> str:
+    kind = "source" if row.target == "source" else row.status
+    name = esc(row.target) if row.target == "source" else f'<a href="#t{at}">{esc(row.target)}</a>'
+    tag = '<small class="pick">smallest that fits</small>' if best else ""
+    if best and words.within_budget(report, row) is None:
+        tag = '<small class="pick">smallest</small>'
+    first = (f'<th scope="row" role="rowheader"><div><span class="number" aria-hidden="true">{at}'
+             f"</span><span>{name}{tag}</span></div></th>")
+    if keys and all(not words.cell(report, row, k).main for k in keys):
+        cells = f'<td role="cell" colspan="{len(keys)}" class="why">{esc(words.error_text(row))}</td>'
+    else:
+        cells = "".join(_summary_cell(words.cell(report, row, k), t, k)
+                        for k, t in zip(keys, titles, strict=True))
+    return (f'<tr role="row" class="{esc(kind)}{" best" if best else ""}">{first}{cells}'
+            f'<td role="cell" class="state" data-label="Status">{status(row)}{_warned(row)}</td></tr>')
+
+
+def _warned(row: Row) -> str:
+    """How many warnings and problems stand under a row that was made."""
+    parts = []
+    for level in ("error", "warning"):
+        count = sum(f.get("level") == level for f in row.findings)
+        glyph, said = LEVELS[level]
+        if count:
+            parts.append(f"{glyph} {count} {said.lower()}{'s' if count > 1 else ''}")
+    return f"<small>{', '.join(parts)}</small>" if parts else ""
+
+
+def _summary_cell(made: words.Cell, title: str, key: str) -> str:
+    if not made.main:
+        return f'<td role="cell" class="none {key}" data-label="{esc(title)}"></td>'
+    sub = f"<small>{esc(made.sub)}</small>" if made.sub else ""
+    dull = ' class="dull"' if made.main == "not measured" else ""
+    return (f'<td role="cell" class="{key}" data-label="{esc(title)}"><span{dull}>{esc(made.main)}</span>'
+            f"{_random(made.random)}{sub}</td>")
+
+
+# The plots
+
+def _figures(report: Report) -> str:
+    drawn = "\n".join(
+        f'<figure class="{p.key}"><figcaption><h3>{esc(p.title)}{_random(p.random)}</h3>'
+        f"<p>{esc(p.caption)}</p></figcaption>{p.svg}</figure>" for p in plots.every(report))
+    if not drawn:
+        return ""
+    absent = [words.clean(r.target) for r in report.rows if r.value("size") is None]
+    note = f'<p class="note">Not drawn: {esc(words.listed(absent))}.</p>\n' if absent else ""
+    key = ("<p class='note key'>" + "".join(
+        f'<span><svg width="14" height="12" aria-hidden="true"><svg x="7" y="6" class="mark {kind}" '
+        f'overflow="visible">{shape}</svg></svg> {said}</span>'
+        for kind, shape, said in (("source", plots.MARKS["source"], "source"),
+                                  ("ok", plots.MARKS["ok"], "ok"),
+                                  ("rejected", plots.MARKS["rejected"], "rejected"))
+        if any(("source" if r.target == "source" else r.status) == kind for r in report.rows)) + "</p>")
+    return (f'<section aria-labelledby="figures">\n<h2 id="figures">Figures</h2>\n{key}\n'
+            f'<div class="figures">\n{drawn}\n</div>\n{note}</section>')
+
+
+# Each target
+
+def _targets(report: Report) -> str:
+    rows = [(at, r) for at, r in enumerate(report.rows) if r.target != "source"]
+    if not rows:
+        return ""
+    said = "\n".join(_target(report, at, row, len(rows) <= OPEN_UP_TO) for at, row in rows)
+    return (f'<section aria-labelledby="details">\n<h2 id="details">Each target</h2>\n{said}\n'
+            "</section>")
+
+
+def _target(report: Report, at: int, row: Row, unfolded: bool) -> str:
+    parts = []
+    if row.error:
+        hint = row.error.get("hint")
+        parts.append(f'<div class="finding error"><p>{esc(row.error.get("message", ""))}</p>'
+                     + (f'<p class="advice">{esc(hint)}</p>' if hint else "") + "</div>")
+    parts += [_finding(report, f) for f in row.findings]
+    if row.fallbacks:
+        parts.append(grid("Kept in a wider type", [
+            ("Operation", lambda f: esc(f.get("op", "")), ""),
+            ("Layer", lambda f: code(f.get("layer") or f.get("tensor", "")), ""),
+            ("Type", lambda f: esc(f.get("precision", "")), ""),
+            ("Why", lambda f: esc(f.get("why", "")), "text"),
+            ("Cost", lambda f: esc(f.get("cost", "")), ""),
+        ], row.fallbacks))
+    inside = [_measured(report, row), _signature(row, f"w{at}"), _steps(row)]
+    if any(inside):
+        parts.append(f"<details{' open' if unfolded else ''}><summary>Measurements, signature, "
+                     f'steps</summary>\n<div class="blocks">{"".join(inside)}</div></details>')
+    if not row.error and not row.findings and not row.fallbacks:
+        parts.insert(0, '<p class="quiet">Nothing to note.</p>')
+    path = f'<p class="path">{code(row.artifact.path)}</p>' if row.artifact else ""
+    return (f'<article id="t{at}" class="{esc(row.status)}">\n<header><h3>{esc(row.target)}</h3>'
+            f"{status(row)}{path}</header>\n<div>" + "\n".join(parts) + "</div>\n</article>")
+
+
+def _finding(report: Report, finding: dict) -> str:
+    level = finding.get("level", "info")
+    glyph, said = LEVELS.get(level, LEVELS["info"])
+    advice = finding.get("advice")
+    body = (f'<p><b class="level"><span aria-hidden="true">{glyph}</span> {said}.</b> '
+            f'{esc(finding.get("text", ""))}</p>')
+    body += f'<p class="advice">{esc(advice)}</p>' if advice else ""
+    if layers := finding.get("layers"):
+        known = [float(f["snr_db"]) for f in layers if f.get("snr_db") is not None]
+        full = max([40.0, *(v for v in known if v < float("inf"))])
+
+        def decibels(f: dict) -> str:
+            if f.get("snr_db") is None:
+                return ""
+            value = float(f["snr_db"])
+            return f"{esc(words.decibels(value))}{plots.small_bar(value, full)}"
+
+        body += grid("Where the error begins" + (" (random data)" if report.data.get("random") else ""), [
+            ("Layer", lambda f: code(f.get("layer", "")), ""),
+            ("Operation", lambda f: esc(f.get("op", "")), ""),
+            ("Tensor", lambda f: code(f.get("tensor", "")), ""),
+            ("SNR", decibels, "bar"),
+        ], layers)
+    return f'<div class="finding {esc(level)}">{body}</div>'
+
+
+def grid(title: str, columns: list[tuple[str, Callable[[dict], str], str]],
+         records: Iterable[dict]) -> str:
+    """A table in a box that scrolls sideways where it must; columns without content fold away.
+
+    Args:
+        title: Heading and accessible name.
+        columns: (heading, HTML of one record's cell, CSS class) for each column.
+        records: One for each line.
+    """
+    lines = [[make(r) for _, make, _ in columns] for r in records]
+    kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
+    head = "".join(f'<th scope="col" class="{columns[i][2]}">{esc(columns[i][0])}</th>' for i in kept)
+    body = "".join("<tr>" + "".join(f'<td class="{columns[i][2]}">{line[i]}</td>' for i in kept)
+                   + "</tr>" for line in lines)
+    return (f'<div class="block"><h4>{esc(title)}</h4><div class="scroll" role="region" tabindex="0" '
+            f'aria-label="{esc(title)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+            "</table></div></div>")
+
+
+def code(value: object) -> str:
+    return f"<code>{esc(value)}</code>" if value not in ("", None) else ""
+
+
+def _measured(report: Report, row: Row) -> str:
+    if not row.measurements:
+        return ""
+    count = words.evaluated(report)
+
+    def value(m):
+        if not m.values:
+            return '<span class="dull">not measured</span>'
+        return esc(words.number(m.name, m.p50, m.unit, count)) + _random(words.is_random(report, m.name))
+
+    def note(m):
+        said = m.note.removeprefix("not measured").lstrip(": ") if not m.values else m.note
+        exact = f"{m.values[0]:,.0f} {m.unit}" if m.name in words.BYTES and m.values else ""
+        said = ", ".join(t for t in (said, exact) if t and t.lower() != words.RANDOM)
+        return f'<span class="wrap">{esc(said)}</span>' if len(said) > 30 else esc(said)
+
+    return grid("Measurements", [
+        ("", lambda m: esc(words.title(m.name)), ""), ("Median", value, "figure"),
+        ("p10–p90", lambda m: esc(words.spread(m)), "figure"),
+        ("n", lambda m: f"{len(m.values):,}" if len(m.values) > 1 else "", "figure"),
+        ("", note, ""),
+    ], row.measurements)
+
+
+def _signature(row: Row, key: str) -> str:
+    tensors = [{"side": side[:-1], **t} for side in ("inputs", "outputs")
+               for t in row.io.get(side, ())]
+    parts = _tensors("Signature", tensors) if tensors else ""
+    return parts + _weights(row.io.get("weights"), key)
+
+
+def _tensors(title: str, tensors: list[dict]) -> str:
+    def plain(value):
+        if isinstance(value, (list, tuple)):
+            return ", ".join(map(plain, value[:4])) + (" …" if len(value) > 4 else "")
+        return "" if value is None else esc(f"{value:.6g}" if isinstance(value, float) else value)
+
+    return grid(title, [
+        ("", lambda t: esc(t["side"]), ""), ("Name", lambda t: code(t.get("name", "")), ""),
+        ("Shape", lambda t: esc(words.shape(t.get("shape", ()))), "figure"),
+        ("Type", lambda t: esc(t.get("dtype", "")), ""),
+        ("Scale", lambda t: plain(t.get("scale")), "figure"),
+        ("Zero point", lambda t: plain(t.get("zero_point")), "figure"),
+    ], tensors)
+
+
+def _weights(parts: dict | None, key: str) -> str:
+    if not parts:
+        return ""
+    told = "".join(f'<span><i class="share s{at % 4}"></i>{esc(name)} {words.percent(share)}</span>'
+                   for at, (name, share) in enumerate(parts.items()))
+    return (f'<div class="block weights"><h4>Weights by type</h4>{plots.shares(parts, key)}'
+            f'<p class="key">{told}</p></div>')
+
+
+def _steps(row: Row) -> str:
+    if not row.artifact or not row.artifact.steps:
+        return ""
+
+    def config(step):
+        return esc(words.short(words.plain(step.config), 160)) if step.config else ""
+
+    return grid("How it was made", [
+        ("Step", lambda s: esc(s.name), ""),
+        ("Time", lambda s: f"{words.digits3(s.seconds)} s" + (" (earlier run)" if s.cached else ""),
+         "figure"),
+        ("With", config, "text"),
+        ("From", lambda s: code(s.digest_in[:12]), ""), ("To", lambda s: code(s.digest_out[:12]), ""),
+    ], row.artifact.steps)
+
+
+# What it all rests on
+
+def _source(report: Report) -> str:
+    source = report.source
+    tensors = [{"side": side[:-1], **t} for side in ("inputs", "outputs") for t in source.get(side, ())]
+    parts = [_list(source, ("path", "format", "kind", "parameters", "sha256"))]
+    parts.append(_notes(source.get("notes")))
+    if rewrites := source.get("rewrites"):
+        parts.append(grid("Rewritten before conversion, with equal outputs", [
+            ("What", lambda r: esc(r.get("what", "")), "text"),
+            ("Why", lambda r: esc(r.get("why", "")), "text"),
+            ("Layers", lambda r: ", ".join(code(n) for n in r.get("layers", ())), "text"),
+        ], rewrites))
+    row = words.source_row(report)
+    parts.append('<div class="blocks">' + (_tensors("Inputs and outputs", tensors) if tensors else "")
+                 + (_measured(report, row) if row else "")
+                 + _weights(source.get("weights") or (row.io.get("weights") if row else None), "ws")
+                 + "</div>")
+    return _section("source", "The source model", parts)
+
+
+def _data(report: Report) -> str:
+    data = report.data
+    if not data:
+        return ""
+    return _section("data", "Data", [
+        _list(data, ("spec", "kind", "calibration", "held_back", "evaluated", "labels", "random",
+                     "metric")), _notes(data.get("notes"))])
+
+
+def _environment(report: Report) -> str:
+    machine, parts = report.environment, []
+    versions = machine.get("versions") or {}
+    shown = {**{k: v for k, v in machine.items() if k != "versions"},
+             **({"versions": ", ".join(f"{k} {v}" for k, v in versions.items())} if versions else {})}
+    if shown:
+        parts.append(_section("environment", "Environment", [_list(shown)]))
+    again = [_list(report.recipe)] if report.recipe else []
+    if report.command:
+        again.insert(0, f'<pre tabindex="0"><code>{esc(report.command)}</code></pre>')
+    if again:
+        parts.append(_section("again", "To make this again", again))
+    spent = f", {words.digits3(report.seconds)} s" if report.seconds else ""
+    parts.append(f"<footer>tfcompress {esc(report.version)}, {esc(moment(report.created))}{spent}. "
+                 "The raw figures are in <code>report.json</code>. Sizes are decimal: 1 kB = 1000 "
+                 "bytes.</footer>")
+    return "\n".join(parts)
+
+
+def _section(key: str, title: str, parts: list[str]) -> str:
+    return (f'<section aria-labelledby="{key}" class="base">\n<h2 id="{key}">{title}</h2>\n<div>'
+            + "\n".join(p for p in parts if p) + "</div>\n</section>")
+
+
+def _notes(notes: Iterable[str] | None) -> str:
+    return "".join(f'<p class="note">{esc(n)}</p>' for n in notes or ())
+
+
+def _list(record: dict, keys: Iterable[str] | None = None) -> str:
+    """A record as a list of names and values; absent and empty values are left out."""
+    pairs = [(k, record[k]) for k in (keys or record) if record.get(k) not in (None, "", [], {})]
+    return "<dl>" + "".join(
+        f"<div><dt>{esc(words.label(k))}</dt><dd>{esc(words.plain(v))}</dd></div>"
+        for k, v in pairs) + "</dl>"

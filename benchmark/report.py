@@ -1,0 +1,295 @@
+"""The report of a run: `report.json` for programs, `.html` and `.md` for people, and a table.
+
+    write(report, folder)      all three files
+    read(folder)               the report back from its JSON
+    table(report, 80, True)    the summary for a terminal
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import textwrap
+from pathlib import Path
+
+from .. import store
+from ..artifact import SCHEMA_VERSION, Report, Row
+from ..errors import OutputError, UsageError
+from . import page, words
+
+STATUS = {"ok": "● ok", "rejected": "▲ rejected", "failed": "✕ failed"}
+COLORS = {"ok": "green", "rejected": "yellow", "failed": "red"}
+
+
+def html(report: Report) -> str:
+    """The report as one HTML page that needs no other file and no network."""
+    return page.render(report)
+
+
+def write(report: Report, folder: str | Path) -> None:
+    """Write `report.json`, `report.md` and `report.html` into an existing folder.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        store.write_json(folder / "report.json", _finite(report.to_dict()))
+        for name, text in (("report.md", markdown(report)), ("report.html", html(report))):
+            (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    except OSError as error:
+        raise OutputError(f"cannot write the report: {error}",
+                          "check the folder and its free space") from error
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity and no NaN: they are written as `"inf"`, `"-inf"` and `"nan"`."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(path: str | Path) -> Report:
+    """The report in a run's folder, or in its `report.json`.
+
+    Raises:
+        UsageError: There is none, it is not a report, or a newer version wrote it.
+    """
+    path = Path(path)
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        record = store.read_json(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}",
+                         "give the output folder of a run, or its report.json") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", "give a report.json of tfcompress") from None
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UsageError(f"{path} is not a report: it has no schema_version",
+                         "give a report.json of tfcompress")
+    if version != SCHEMA_VERSION:
+        raise UsageError(f"{path} has schema version {version}; this tfcompress reads {SCHEMA_VERSION}",
+                         "use the tfcompress version that wrote it")
+    try:
+        return Report.from_dict(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is not a whole report: {type(error).__name__} {error}",
+                         "run tfcompress again to write it anew") from None
+
+
+# The terminal
+
+def table(report: Report, width: int = 80, color: bool = False) -> str:
+    """The summary and the findings as text for a terminal.
+
+    Args:
+        report: The report.
+        width: Columns of the terminal.
+        color: Whether the terminal takes ANSI colours; `NO_COLOR` in the environment wins.
+    """
+    import io
+
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    color = color and not os.environ.get("NO_COLOR")
+    console = Console(file=io.StringIO(), width=width, force_terminal=color, legacy_windows=False,
+                      color_system="standard" if color else None, highlight=False, markup=False)
+    shown = [k for k in _terminal_columns(report) if k in words.columns(report)]
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    best = words.pick(report)
+    grid.add_column("Target", overflow="fold", ratio=1, min_width=6)
+    for key in shown:
+        grid.add_column(words.column_title(report, key), justify="right", no_wrap=width >= 60)
+    grid.add_column("Status", no_wrap=True)
+    for row in report.rows:
+        name = Text(words.short(row.target, max(14, width - 62)).replace("\n", " "), "bold" if row is best else "")
+        cells = [Text(_plain_cell(report, row, key)) for key in shown]
+        grid.add_row(name, *cells, Text(STATUS.get(row.status, row.status), COLORS.get(row.status, "")))
+    console.print(grid)
+    for text, style in _lines(report):
+        for line in textwrap.wrap(text, width, subsequent_indent="   ") or [""]:
+            console.print(Text(line, style))
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _terminal_columns(report: Report) -> tuple[str, ...]:
+    return ("size", "latency", "metric" if words.metric(report) else "agreement", "snr")
+
+
+def _plain_cell(report: Report, row: Row, key: str) -> str:
+    """A cell in few characters: the metric without its value before, which the source row shows."""
+    made = words.cell(report, row, key)
+    main = made.main.rpartition("→ ")[2]
+    if key == "size" and made.sub:
+        main += f" ({made.sub.split('×')[0]}×)" if made.sub.endswith("smaller") else ""
+    return ("–" if main == "not measured" else main) + ("*" if made.random else "")
+
+
+def _lines(report: Report) -> list[tuple[str, str]]:
+    """The sentences under the terminal's table, each with its style."""
+    said = [("", ""), ("".join(text for text, _ in words.verdict(report)), "bold")]
+    for row in words.made(report):
+        name = words.short(row.target, 40)
+        if row.error:
+            said.append((f"{STATUS.get(row.status, row.status)}  {name}: {words.error_text(row)}",
+                         COLORS.get(row.status, "")))
+        said += [(f"{words.LEVELS.get(f.get('level'), '·')}  {name}: {words.finding_text(f)}", "")
+                 for f in row.findings]
+    said += [(f"·  not measured: {line}", "dim") for line in words.missing(report)]
+    if report.data.get("random"):
+        said.append(("*  random data: these figures say nothing of real inputs", "yellow"))
+    return [(text.replace("\n", " "), style) for text, style in said]
+
+
+# Markdown
+
+def markdown(report: Report) -> str:
+    """The report in GitHub-flavoured Markdown."""
+    name = Path(str(report.source.get("path", "model"))).name
+    parts = [f"# {_md(name)}", _sentence(words.verdict(report)), _sentence(words.problems(report))]
+    if report.data.get("random"):
+        parts.append("\\* **Random data**: these figures say nothing of real inputs.")
+    parts += ["## Targets", _md_summary(report)]
+    parts += [f"Not measured: {_md(line)}." for line in words.missing(report)]
+    parts += [_md_target(report, row) for row in words.made(report)]
+    parts += _md_source(report)
+    if report.data:
+        shown = {k: v for k, v in report.data.items() if k != "notes"}
+        parts += ["## Data", _md_record(shown), _md_list(report.data.get("notes"))]
+    if report.environment:
+        parts += ["## Environment", _md_record(report.environment)]
+    if report.command:
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
+        parts += ["## To make this again", f"{fence}sh\n{words.clean(report.command)}\n{fence}"]
+    if report.recipe:
+        parts.append(_md_record(report.recipe))
+    parts.append(f"tfcompress {_md(report.version)}, {_md(page.moment(report.created))}. "
+                 "Sizes are decimal: 1 kB = 1000 bytes.")
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _md(text: object) -> str:
+    """Text in which nothing is Markdown or HTML, on one line."""
+    plain = " ".join(words.clean(text).split())
+    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = re.sub(r"([\\\\`*_\[\]|~#!$])", r"\\\1", plain)
+    return plain.replace("@", "&#64;").replace("://", ":&#47;/")
+
+
+def _sentence(pieces: list[tuple[str, bool]]) -> str:
+    return "".join(f"**{_md(t)}**" if strong else t if t == " " else _spaced(t)
+                   for t, strong in pieces).strip()
+
+
+def _spaced(text: str) -> str:
+    """Escaped text that keeps one space at either end, where it meets its neighbours."""
+    return " " * text.startswith(" ") + _md(text) + " " * text.endswith(" ")
+
+
+def _md_table(head: list[str], rows: list[list[str]], right: int = 0) -> str:
+    """A table; columns from number `right` on are aligned right when `right` is given."""
+    kept = [i for i in range(len(head)) if any(r[i] for r in rows)]
+    rule = ["--:" if right and right <= i else "---" for i in range(len(head))]
+    lines = [[head[i] for i in kept], [rule[i] for i in kept], *([r[i] for i in kept] for r in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _md_summary(report: Report) -> str:
+    keys = words.columns(report)
+    rows = []
+    for row in report.rows:
+        name = _md(row.target)
+        cells = [_md_cell(words.cell(report, row, k)) for k in keys]
+        rows.append([f"**{name}**" if row is words.pick(report) else name,
+                     STATUS.get(row.status, _md(row.status)), *cells])
+    text = _md_table(["Target", "Status", *(_md(words.column_title(report, k)) for k in keys)], rows, 2)
+    name = words.metric(report)
+    if any(words.interval(report, name, r.value(name)) for r in report.rows if name):
+        text += (f"\n\n{words.title(name)}: before → after, with the 95 % Wilson score interval "
+                 f"(n = {words.evaluated(report):,}). Latency: p50 (p10–p90).")
+    return text
+
+
+def _md_cell(made: words.Cell) -> str:
+    text = _md(made.main) + ("\\*" if made.random else "")
+    return f"{text} ({_md(made.sub)})" if made.sub else text
+
+
+def _md_target(report: Report, row: Row) -> str:
+    parts = [f"## {_md(row.target)}", f"{STATUS.get(row.status, _md(row.status))}"
+             + (f" · {_md(row.artifact.path)}" if row.artifact else "")]
+    if row.error:
+        parts.append(f"> {_md(words.error_text(row))}")
+    for finding in row.findings:
+        level = page.LEVELS.get(finding.get("level"), page.LEVELS["info"])[1]
+        parts.append(f"- **{level}.** {_md(finding.get('text', ''))}"
+                     + (f" → {_md(finding['advice'])}" if finding.get("advice") else ""))
+        if layers := finding.get("layers"):
+            star = "\\*" if report.data.get("random") else ""
+            parts.append(_md_table(["Error begins at", "Operation", "Tensor", "SNR"], [
+                [*(_md(f.get(k, "")) for k in ("layer", "op", "tensor")),
+                 words.decibels(float(f["snr_db"])) + star if f.get("snr_db") is not None else ""]
+                for f in layers]))
+    if row.fallbacks:
+        keys = ("op", "layer", "precision", "why", "cost")
+        parts.append(_md_table(["Kept in a wider type", "Layer", "Type", "Why", "Cost"],
+                               [[_md(f.get(k, "")) for k in keys] for f in row.fallbacks]))
+    parts += [_md_measured(report, row), _md_signature(row.io)]
+    if row.artifact and row.artifact.steps:
+        parts.append(_md_table(["Step", "Time", "From", "To"], [
+            [_md(s.name), f"{words.digits3(s.seconds)} s" + (" (earlier run)" if s.cached else ""),
+             _md(s.digest_in[:12]), _md(s.digest_out[:12])] for s in row.artifact.steps]))
+    return "\n\n".join(p for p in parts if p)
+
+
+def _md_measured(report: Report, row: Row) -> str:
+    """All measurements of a row, in one paragraph."""
+    said = []
+    for m in row.measurements:
+        value = words.number(m.name, m.p50, m.unit, words.evaluated(report)) if m.values else ""
+        star = "\\*" if words.is_random(report, m.name) else ""
+        beside = ", ".join(t for t in (words.spread(m), m.note) if t) if m.values else ""
+        text = f"{words.title(m.name)} {value}" if m.values else f"{words.title(m.name)}: {m.note}"
+        said.append(_md(text) + star + (f" ({_md(beside)})" if beside else ""))
+    return " · ".join(said)
+
+
+def _md_signature(io: dict) -> str:
+    rows = []
+    for side in ("inputs", "outputs"):
+        for t in io.get(side, ()):
+            numbers = ["" if t.get(k) is None else _md(words.plain(t[k])) for k in ("scale", "zero_point")]
+            rows.append([side[:-1], _md(t.get("name", "")), words.shape(t.get("shape", ())),
+                         _md(t.get("dtype", "")), *numbers])
+    parts = [_md_table(["", "Name", "Shape", "Type", "Scale", "Zero point"], rows)] if rows else []
+    if weights := io.get("weights"):
+        parts.append("Weights: " + ", ".join(f"{_md(k)} {words.percent(v)}" for k, v in weights.items()))
+    return "\n\n".join(parts)
+
+
+def _md_source(report: Report) -> list[str]:
+    source, row = report.source, words.source_row(report)
+    shown = {k: source[k] for k in ("path", "format", "kind", "parameters", "sha256") if k in source}
+    parts = ["## The source model", _md_record(shown), _md_signature(source),
+             _md_measured(report, row) if row else "", _md_list(source.get("notes"))]
+    if rewrites := source.get("rewrites"):
+        parts.append(_md_table(["Rewritten before conversion", "Why", "Layers"], [
+            [_md(r.get("what", "")), _md(r.get("why", "")), _md(", ".join(r.get("layers", ())))]
+            for r in rewrites]))
+    return parts
+
+
+def _md_record(record: dict) -> str:
+    return "\n".join(f"- {_md(words.label(k))}: {_md(words.plain(v))}" for k, v in record.items()
+                     if v not in (None, "", [], {}))
+
+
+def _md_list(notes: list[str] | None) -> str:
+    return "\n".join(f"- {_md(n)}" for n in notes or ())

@@ -1,0 +1,407 @@
+"""Runtimes: what an artifact is really run by, behind one narrow seam.
+
+    session = open_session("model.tflite", "litert", names={"inputs": [...], "outputs": [...]})
+    outputs = session.run([images])        # float in, float out, whatever the file stores
+
+Adding a runtime is one class here and one line in `RUNTIMES`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import store
+from ..errors import DataError, MissingExtra, ModelError
+
+Array = Any  # numpy.ndarray
+SIGNATURE = "serving_default"
+
+
+class Session:
+    """A loaded artifact.
+
+    Attributes:
+        inputs: One `{"name", "shape", "dtype", "scale", "zero_point"}` per input, in the order in
+            which `run` takes them. `shape` has None where free; `scale` is 0.0 where the tensor
+            is not quantized.
+        outputs: The same for the outputs, in the order in which `run` returns them.
+    """
+
+    inputs: list[dict]
+    outputs: list[dict]
+    tensors: tuple[list[int], list[int]]  # where the runtime itself has each input and output
+
+    def order(self, side: int, positions: list[int]) -> None:
+        """Put the inputs (`side` 0) or outputs (1) into another order."""
+        for each in ((self.inputs, self.outputs)[side], self.tensors[side]):
+            each[:] = [each[i] for i in positions]
+
+    def run(self, arrays: list[Array]) -> list[Array]:
+        """Run the artifact on a batch.
+
+        Args:
+            arrays: One array per input, shape [batch, ...], holding real (not quantized) values.
+
+        Returns:
+            One array per output, shape [batch, ...]: float32, or integers (booleans) where the
+            file's output is not a quantized real number.
+
+        Raises:
+            DataError: The arrays do not fit the inputs.
+            ModelError: The runtime refuses to run the file.
+        """
+        raise NotImplementedError
+
+    def ready(self, arrays: list[Array]) -> Callable[[], object]:
+        """Set one batch as input and return what runs it, and nothing else: the thing to time."""
+        raise NotImplementedError
+
+
+class Litert(Session):
+    """A .tflite file in the interpreter of ai-edge-litert, or of its forerunner tflite-runtime."""
+
+    def __init__(self, path: str, threads: int):
+        interpreter = litert_module().Interpreter
+        try:
+            self._interpreter = interpreter(model_path=path, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise _refused(path, "litert", error) from None
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        named_in, named_out = self._signature(
+            {d["index"] for d in inputs}, {d["index"] for d in outputs})
+        self.inputs, ins = _describe(named_in or [(d["name"], d) for d in inputs])
+        self.outputs, outs = _describe(named_out or [(d["name"], d) for d in outputs])
+        self.tensors = ins, outs
+
+    def _signature(self, inputs: set[int], outputs: set[int]) -> tuple[list, list]:
+        """(name, details) of the signature's tensors; empty where it is not on the main graph."""
+        found = self._interpreter.get_signature_list()
+        if not found:
+            return [], []
+        runner = self._interpreter.get_signature_runner(
+            SIGNATURE if SIGNATURE in found else next(iter(found)))
+        ins = list(runner.get_input_details().items())
+        outs = list(runner.get_output_details().items())
+        if {d["index"] for _, d in ins} == inputs and {d["index"] for _, d in outs} <= outputs:
+            return ins, outs
+        return [], []
+
+    def run(self, arrays: list[Array]) -> list[Array]:
+        import numpy as np
+
+        count = _rows(arrays, self.inputs)
+        parts: list[list[Array]] = [[] for _ in self.outputs]
+        step = self._fit([a[:1] for a in arrays])
+        for start in range(0, count, step):
+            rows = [a[start:start + step] for a in arrays]
+            have = len(rows[0])
+            self._set([_filled(r, step) for r in rows] if have < step else rows)
+            self._invoke()
+            for part, spec, index in zip(parts, self.outputs, self.tensors[1], strict=True):
+                out = dequantize(self._interpreter.get_tensor(index), spec)
+                part.append(out[:have] if out.ndim and len(out) == step else out.reshape(1, -1))
+        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
+
+    def ready(self, arrays: list[Array]) -> Callable[[], object]:
+        import numpy as np
+
+        step = self._fit([a[:1] for a in arrays])
+        self._set([np.repeat(a[:1], step, 0) for a in arrays])
+        return self._interpreter.invoke
+
+    def _fit(self, row: list[Array]) -> int:
+        """Give free dimensions the size that the data have; returns the file's batch size."""
+        step = next((s["shape"][0] or 1 for s in self.inputs if s["shape"]), 1)
+        resized = False
+        for array, spec, index in zip(row, self.inputs, self.tensors[0], strict=True):
+            wanted = (step, *array.shape[1:])
+            fits = len(wanted) == len(spec["shape"]) and all(
+                free in (None, size) for free, size in zip(spec["shape"], wanted, strict=True))
+            if not fits:
+                raise DataError(f"input {spec['name']!r} takes the shape {_plain(spec['shape'])}, "
+                                f"the data have {_plain((None, *array.shape[1:]))}",
+                                "give data of the model's input shape, or use --input-shape")
+            now = self._interpreter._get_tensor_details(index, 0)["shape"]
+            if tuple(now) != wanted:
+                self._interpreter.resize_tensor_input(index, wanted)
+                resized = True
+        if resized:
+            self._interpreter.allocate_tensors()
+        return step
+
+    def _set(self, rows: list[Array]) -> None:
+        for array, spec, index in zip(rows, self.inputs, self.tensors[0], strict=True):
+            self._interpreter.set_tensor(index, quantize(array, spec))
+
+    def _invoke(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise _refused("the file", "litert", error) from None
+
+
+class _Graph(Session):
+    """What both TensorFlow runtimes share: a function from tensors to named tensors."""
+
+    def _call(self, tensors: list) -> list:
+        raise NotImplementedError
+
+    def _tensors(self, arrays: list[Array]) -> list:
+        import tensorflow as tf
+
+        return [tf.constant(a.astype(s["dtype"]))
+                for a, s in zip(arrays, self.inputs, strict=True)]
+
+    def run(self, arrays: list[Array]) -> list[Array]:
+        import numpy as np
+
+        count = _rows(arrays, self.inputs)
+        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or max(count, 1)
+        parts: list[list[Array]] = [[] for _ in self.outputs]
+        for start in range(0, count, step):
+            rows = [a[start:start + step] for a in arrays]
+            have = len(rows[0])
+            rows = [_filled(r, step) for r in rows] if have < step else rows
+            for part, out in zip(parts, self._once(rows), strict=True):
+                part.append(out[:have])
+        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
+
+    def _once(self, rows: list[Array]) -> list[Array]:
+        try:
+            outputs = self._call(self._tensors(rows))
+        except (ValueError, TypeError) as error:
+            raise _refused("the model", "TensorFlow", error) from None
+        except Exception as error:  # tf.errors.*: shapes and kernels that only show at run time
+            if type(error).__module__.startswith("tensorflow"):
+                raise _refused("the model", "TensorFlow", error) from None
+            raise
+        return [dequantize(o.numpy(), s) for o, s in zip(outputs, self.outputs, strict=True)]
+
+    def ready(self, arrays: list[Array]) -> Callable[[], object]:
+        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or 1
+        tensors = self._tensors([_filled(a[:1], step) for a in arrays])
+        return lambda: self._call(tensors)
+
+
+class Keras(_Graph):
+    """A .keras file, called through a traced function as an application would."""
+
+    def __init__(self, path: str, threads: int):
+        _tensorflow(threads)
+        import keras
+        import tensorflow as tf
+
+        try:
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:
+            raise _refused(path, "Keras", error) from None
+        function = tf.function(lambda x: model(x, training=False))
+        structure = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
+        self._function = lambda tensors: keras.tree.flatten(
+            function(keras.tree.pack_sequence_as(structure, tensors)))
+        names = [t.name for t in model.inputs]
+        self.inputs = [_spec(n, t.shape, t.dtype) for n, t in zip(names, model.inputs, strict=True)]
+        outputs = list(getattr(model, "output_names", [])) or [t.name for t in model.outputs]
+        self.outputs = [_spec(n, t.shape, t.dtype)
+                        for n, t in zip(outputs, model.outputs, strict=True)]
+        self.tensors = list(range(len(names))), list(range(len(outputs)))
+
+    def _call(self, tensors: list) -> list:
+        given, wanted = self.tensors
+        results = self._function([tensors[given.index(i)] for i in range(len(given))])
+        return [results[i] for i in wanted]
+
+
+class TensorFlow(_Graph):
+    """A SavedModel, through its `serving_default` signature."""
+
+    def __init__(self, path: str, threads: int):
+        _tensorflow(threads)
+        import tensorflow as tf
+
+        try:
+            self._model = tf.saved_model.load(path)  # kept: it owns the variables
+        except Exception as error:
+            raise _refused(path, "TensorFlow", error) from None
+        signatures = self._model.signatures
+        if not signatures:
+            raise ModelError(f"{path} has no signature", "export it with a signature")
+        key = SIGNATURE if SIGNATURE in signatures else next(iter(signatures))
+        self._function = signatures[key]
+        self.inputs = [_spec(n, t.shape, t.dtype.name)
+                       for n, t in self._function.structured_input_signature[1].items()]
+        self.outputs = [_spec(n, t.shape, t.dtype.name)
+                        for n, t in self._function.structured_outputs.items()]
+        self.tensors = list(range(len(self.inputs))), list(range(len(self.outputs)))
+
+    def _call(self, tensors: list) -> list:
+        named = dict(zip([s["name"] for s in self.inputs], tensors, strict=True))
+        results = self._function(**named)
+        return [results[s["name"]] for s in self.outputs]
+
+
+RUNTIMES: dict[str, type[Session]] = {"litert": Litert, "keras": Keras, "tensorflow": TensorFlow}
+
+
+def open_session(path: str, runtime: str, threads: int = 1, names: dict | None = None) -> Session:
+    """Load an artifact into its runtime.
+
+    Args:
+        path: The file (a folder for a SavedModel).
+        runtime: A key of `RUNTIMES`.
+        threads: Threads used for one operation.
+        names: `{"inputs": [...], "outputs": [...]}`: the order in which `run` shall take and
+            return arrays. A file that does not know these names is taken in its own order.
+
+    Raises:
+        ModelError: The file cannot be loaded, or has other inputs and outputs than `names`.
+        MissingExtra: The runtime is not installed.
+    """
+    if not os.path.exists(path):
+        raise ModelError(f"no such file: {path}", "check the path")
+    session = RUNTIMES[runtime](os.fspath(path), threads)
+    for side, what in enumerate(("inputs", "outputs")):
+        wanted = (names or {}).get(what)
+        if wanted is not None:
+            have = [s["name"] for s in getattr(session, what)]
+            session.order(side, _order(wanted, have, what, path))
+    return session
+
+
+def litert_module():
+    """The module that has `Interpreter` and `OpResolverType`.
+
+    Raises:
+        MissingExtra: Neither ai-edge-litert nor tflite-runtime is installed.
+    """
+    try:
+        from ai_edge_litert import interpreter
+        return interpreter
+    except ImportError:
+        pass
+    try:
+        from tflite_runtime import interpreter
+        return interpreter
+    except ImportError:
+        error = MissingExtra("ai-edge-litert", "all")
+        error.hint = "pip install ai-edge-litert"
+        raise error from None
+
+
+def open_arrays(folder: Path) -> list[Array]:
+    """The arrays `0.npy`, `1.npy`, ... of a folder, mapped into memory.
+
+    Raises:
+        DataError: There is no `0.npy`.
+    """
+    import numpy as np
+
+    found = []
+    while (path := folder / f"{len(found)}.npy").is_file():
+        found.append(np.load(path, mmap_mode="r"))
+    if not found:
+        raise DataError(f"no arrays in {folder}", "give a folder with 0.npy, 1.npy, ...")
+    return found
+
+
+def input_names(samples: str | Path) -> dict:
+    """`names` for `open_session` from a samples folder: the order in which its inputs stand."""
+    file = Path(samples) / "samples.json"
+    return {"inputs": store.read_json(file).get("names") if file.is_file() else None}
+
+
+def quantize(array: Array, spec: dict) -> Array:
+    """Real values as the tensor `spec` stores them: rounded half to even, saturating."""
+    import numpy as np
+
+    kind = np.dtype(spec["dtype"])
+    if not spec["scale"] or kind.kind == "f":
+        return np.ascontiguousarray(array.astype(kind))
+    limits = np.iinfo(kind)
+    steps = np.rint(array.astype(np.float32) / np.float32(spec["scale"])) + spec["zero_point"]
+    return np.ascontiguousarray(np.clip(steps, limits.min, limits.max).astype(kind))
+
+
+def dequantize(array: Array, spec: dict) -> Array:
+    """The real values behind a stored tensor; integers without a scale stay as they are."""
+    import numpy as np
+
+    if array.dtype.kind in "iu":
+        if not spec["scale"]:
+            return array
+        centred = array.astype(np.float32) - np.float32(spec["zero_point"])
+        return centred * np.float32(spec["scale"])
+    return array.astype(np.float32) if array.dtype.kind in "fV" else array
+
+
+def _spec(name: str, shape, dtype: str, scale: float = 0.0, zero_point: int = 0) -> dict:
+    sizes = [None if s is None or s < 0 else int(s) for s in shape]
+    return {"name": name, "shape": sizes, "dtype": dtype, "scale": scale, "zero_point": zero_point}
+
+
+def _describe(named: list[tuple[str, dict]]) -> tuple[list[dict], list[int]]:
+    """Specs and tensor indices of (name, LiteRT tensor details) pairs."""
+    import numpy as np
+
+    specs = []
+    for name, d in named:
+        free = d.get("shape_signature")
+        shape = free if free is not None and len(free) else d["shape"]
+        scale, zero_point = d["quantization"]
+        specs.append(_spec(name, shape, np.dtype(d["dtype"]).name, float(scale), int(zero_point)))
+    return specs, [d["index"] for _, d in named]
+
+
+def _order(wanted: list[str], have: list[str], side: str, path: str) -> list[int]:
+    if len(wanted) != len(have):
+        raise ModelError(f"{path} has {len(have)} {side}, the source model has {len(wanted)}",
+                         "measure an artifact of the same model")
+    for plain in (lambda n: n, lambda n: n.removeprefix(f"{SIGNATURE}_").partition(":")[0]):
+        known = [plain(n) for n in have]
+        if len(set(known)) == len(known) and set(wanted) == set(known):
+            return [known.index(n) for n in wanted]
+    return list(range(len(have)))
+
+
+def _filled(rows: Array, batch: int) -> Array:
+    """`rows` repeated at the end up to the batch that the file is fixed to."""
+    import numpy as np
+
+    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
+
+
+def _rows(arrays: list[Array], inputs: list[dict]) -> int:
+    if len(arrays) != len(inputs):
+        raise DataError(f"the model has {len(inputs)} inputs, the data have {len(arrays)}",
+                        "give one array per input")
+    counts = {len(a) for a in arrays}
+    if len(counts) != 1:
+        raise DataError(f"the inputs have different numbers of samples: {sorted(counts)}",
+                        "give the same number of rows for each input")
+    return counts.pop()
+
+
+def _tensorflow(threads: int) -> None:
+    """Set TensorFlow's threads; it takes them only before its first operation."""
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass
+
+
+def _plain(shape) -> str:
+    return "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+
+
+def _refused(path: str, runtime: str, error: Exception) -> ModelError:
+    text = " ".join(str(error).split())[:300]
+    return ModelError(f"{runtime} cannot run {path}: {text}", "convert the model again, or "
+                      "choose another target")

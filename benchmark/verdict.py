@@ -1,0 +1,112 @@
+"""From what was measured to what it means: kept, rejected, failed, and the run's exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..artifact import Measurement, Row
+from ..errors import QualityError, TargetError, TfcompressError, from_dict
+from ..targets import Target
+
+BEFORE = "source_"
+LOSSES = ("_drop", "_rise")
+
+
+def judge(row: Row, target: Target, max_drop: float | None) -> Row:
+    """The row as `rejected` where it loses more, is larger, or holds other operators than allowed."""
+    if row.status != "ok":
+        return row
+    problems = []
+    if max_drop is not None:
+        found = loss(row)
+        if found is None:
+            problems.append(
+                (
+                    "its loss was not measured: there are neither labels nor classes",
+                    "give labelled data, or leave --max-drop out",
+                )
+            )
+        elif found[1] > max_drop:
+            problems.append(
+                (
+                    f"{found[0]} is worse by {found[1]:.4g}; {max_drop:g} is allowed",
+                    "use a wider type (tflite-int16x8, tflite-dynamic, tflite-float16), "
+                    "give more representative data, or allow more with --max-drop",
+                )
+            )
+    most, size = target.limits.get("bytes"), row.value("size")
+    if most is not None and size is not None and size > most:
+        problems.append(
+            (
+                f"the file has {size:,.0f} bytes; the target takes {most:,}",
+                "use a smaller model or a narrower type",
+            )
+        )
+    denied = sorted(set(target.ops.get("deny", ())) & set(row.io.get("ops") or ()))
+    if denied:
+        problems.append((f"the target cannot run {', '.join(denied)}", "change those layers"))
+    if not problems:
+        return row
+    text = "; ".join(p[0] for p in problems)
+    error = QualityError(f"{row.target}: {text}", problems[0][1])
+    return dataclasses.replace(row, status="rejected", error=error.to_dict())
+
+
+def loss(row: Row) -> tuple[str, float] | None:
+    """The main metric's name and how much of it was lost (for mae and rmse: relatively)."""
+    for m in row.measurements:
+        name, _, kind = m.name.rpartition("_")
+        if f"_{kind}" in LOSSES and m.p50 is not None:
+            source = row.value(BEFORE + name)
+            return name, m.p50 / source if kind == "rise" and source else m.p50
+    agreement = row.value("agreement")
+    return None if agreement is None else ("top-1 agreement", 1 - agreement)
+
+
+def collapsed(comparison: dict) -> bool:
+    """Whether a comparison found that the artifact has lost what the model knew."""
+    return any(f["level"] == "error" for f in comparison["findings"])
+
+
+def before(rows: list[Row]) -> list[Measurement]:
+    """The source model's own metrics, which each comparison carries as `source_...`."""
+    for row in rows:
+        found = [
+            dataclasses.replace(m, name=m.name.removeprefix(BEFORE))
+            for m in row.measurements
+            if m.name.startswith(BEFORE)
+        ]
+        if found:
+            return found
+    return []
+
+
+def without_before(row: Row) -> Row:
+    kept = tuple(m for m in row.measurements if not m.name.startswith(BEFORE))
+    return dataclasses.replace(row, measurements=kept)
+
+
+def metric(rows: list[Row]) -> str | None:
+    """The name of the task's main metric, if there were labels."""
+    for row in rows:
+        for m in row.measurements:
+            name, _, kind = m.name.rpartition("_")
+            if f"_{kind}" in LOSSES:
+                return name
+    return None
+
+
+def error(rows: tuple[Row, ...]) -> TfcompressError | None:
+    """What the run as a whole is to answer: None, a failed target, or a rejected artifact."""
+    failed = [r for r in rows if r.status == "failed"]
+    if failed:
+        made = sum(r.status != "failed" for r in rows if r.target != "source")
+        first = from_dict(failed[0].error)
+        names = ", ".join(r.target for r in failed)
+        rest = f" ({made} other artifacts were made)" if made else ""
+        return TargetError(f"{names} failed{rest}: {first.message}", first.hint)
+    rejected = [r for r in rows if r.status == "rejected"]
+    if rejected:
+        first = from_dict(rejected[0].error)
+        return QualityError(first.message, first.hint)
+    return None

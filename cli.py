@@ -1,0 +1,321 @@
+"""Words in, words out: parses, calls one function, prints. Knows no TensorFlow and no NumPy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import __version__
+from .errors import Interrupted, OutputError, TfcompressError, UsageError
+
+EXAMPLES = """\
+examples:
+  tfcompress shrink model.keras --target tflite-int8 --data samples.npz
+  tfcompress shrink model.keras --target tflite-int8 --target tflite-float16 --data photos/
+  tfcompress shrink old.h5 --target tflite-dynamic --output small/
+  tfcompress targets
+  tfcompress report model-tfcompress/
+
+exit codes:
+  0 done   2 usage   3 model   4 data   5 missing package   6 output folder
+  7 a target failed   8 an artifact is worse than allowed   130 interrupted   1 a defect of ours
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UsageError(message, f"see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    text = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="tfcompress",
+        formatter_class=text,
+        epilog=EXAMPLES,
+        description=("One Keras model in, the smallest proven artifact for every target out."),
+    )
+    parser.add_argument("--version", action="version", version=f"tfcompress {__version__}")
+    commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", parser_class=_Parser)
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print JSON for machines, nothing else")
+    shared.add_argument("--debug", action="store_true", help="show tracebacks and child logs")
+
+    shrink = commands.add_parser(
+        "shrink",
+        parents=[shared],
+        formatter_class=text,
+        epilog=EXAMPLES,
+        help="make, prove and measure artifacts of a model",
+        description="Make, prove and measure artifacts of a model.",
+    )
+    add = shrink.add_argument
+    add("model", help=".keras, .h5 or a SavedModel folder")
+    add(
+        "--target",
+        "-t",
+        action="append",
+        dest="targets",
+        metavar="NAME",
+        help="what to make (repeat for several; see `tfcompress targets`), or a target's .toml; "
+        "default tflite-int8",
+    )
+    add(
+        "--data",
+        "-d",
+        metavar="DATA",
+        help="samples: FILE.npz (labels in `y`), a folder with one "
+        "subfolder of images per class, FILE.tfrecord, package.module:function, or `random`",
+    )
+    add("--eval-data", metavar="DATA", help="judge on these; default: samples of --data held back")
+    add("--output", "-o", metavar="DIR", help="output folder; default MODEL-tfcompress")
+    add(
+        "--samples",
+        type=int,
+        default=200,
+        metavar="N",
+        help="representative samples for calibration (default 200)",
+    )
+    add(
+        "--eval-samples",
+        type=int,
+        metavar="N",
+        help="held-back samples to judge on (default: 200 to 10,000, fewer for heavier models)",
+    )
+    add("--metric", metavar="NAME", help="accuracy, top5, auc, mae or rmse; default: inferred")
+    add(
+        "--max-drop",
+        type=float,
+        metavar="X",
+        help="exit with 8 if the metric (or, without labels, "
+        "the top-1 agreement) is worse than the source model's by more than X, e.g. 0.01",
+    )
+    add(
+        "--strict",
+        action="store_true",
+        help="fail a target rather than keep operations in wider types than it asks for",
+    )
+    add(
+        "--io",
+        dest="io_dtype",
+        choices=("float32", "int8", "uint8", "int16"),
+        help="type of inputs and outputs of integer targets (default: the target's own)",
+    )
+    add(
+        "--input-shape",
+        metavar="SHAPE",
+        help="fix free dimensions, without the batch: 224,224,3 or image=224,224,3;mask=224,224",
+    )
+    add("--normalize", metavar="HOW", help="how raw pixels become inputs: 0..1, -1..1 or imagenet")
+    add("--labels", metavar="FILE", help="class names, one per line, to embed in the artifacts")
+    add(
+        "--custom-objects",
+        action="append",
+        metavar="MODULE",
+        default=[],
+        help="package.module with the model's own layers (runs that module's code)",
+    )
+    add(
+        "--unsafe-load",
+        action="store_true",
+        help="load models that carry code, such as Lambda layers: the code runs with your rights",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="for sampling (default 0)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="measure with 1 and with N threads (default: all, at most 4)",
+    )
+    add("--fresh", action="store_true", help="do everything again, even what is in the step store")
+    shrink.set_defaults(run=_shrink)
+
+    listing = commands.add_parser(
+        "targets",
+        parents=[shared],
+        help="list the targets",
+        description="List the targets and what each is for.",
+    )
+    listing.set_defaults(run=_targets)
+
+    report = commands.add_parser(
+        "report",
+        parents=[shared],
+        help="show the report of an output folder",
+        description="Show the report of an output folder.",
+    )
+    report.add_argument("folder", help="what `tfcompress shrink` wrote")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code documented in errors.py."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug, machine = "--debug" in argv, "--json" in argv
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        parser = _parser()
+        args = parser.parse_args(argv)
+        if not args.command_name:
+            parser.print_help()
+            return 0
+        return args.run(args, argv)
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return _fail(
+            Interrupted(
+                "interrupted; nothing was left half-written",
+                "run the same command again: it goes on where it stopped",
+            ),
+            machine,
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TfcompressError as error:
+        if debug:
+            traceback.print_exc()
+            print(getattr(error, "log", ""), file=sys.stderr)
+        return _fail(error, machine)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(
+            OutputError(f"{name}{error.strerror or error}", "check free space and permissions"),
+            machine,
+        )
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(
+            TfcompressError(
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                "this is a defect of tfcompress: run with --debug and report it",
+            ),
+            machine,
+        )
+
+
+def _stop(*_):
+    raise KeyboardInterrupt
+
+
+def _fail(error: TfcompressError, machine: bool) -> int:
+    if machine:
+        print(json.dumps({"error": error.to_dict() | {"exit_code": error.exit_code}}))
+    else:
+        print(f"tfcompress: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _shrink(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import pipeline
+    from .benchmark import report
+
+    known = set(pipeline.Options.__dataclass_fields__)
+    told = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    told["targets"] = tuple(args.targets or ("tflite-int8",))
+    told["custom_objects"] = tuple(args.custom_objects)
+    command = shlex.join(["tfcompress", *argv])
+    with _progress(args.json) as show:
+        result = pipeline.run(pipeline.Options(**told | {"command": command}), show)
+    folder = _short(result.folder)
+    if args.json:
+        print(json.dumps(result.report.to_dict() | {"output": str(result.folder)}))
+    else:
+        print(report.table(result.report, width=_width(), color=_color()))
+        again = " (already there: nothing to do)" if result.repeated else ""
+        print(f"{folder}/report.html{again}")
+    if result.error:
+        if args.json:
+            return result.error.exit_code
+        return _fail(result.error, False)
+    return 0
+
+
+def _targets(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import targets
+
+    found = targets.load_all()
+    if args.json:
+        print(json.dumps([t.to_dict() for t in found]))
+    else:
+        width = max(len(t.name) for t in found)
+        for target in found:
+            print(f"{target.name:<{width}}  {target.summary}")
+    return 0
+
+
+def _report(args: argparse.Namespace, argv: list[str]) -> int:
+    from .benchmark import report
+
+    found = report.read(Path(args.folder))
+    if args.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        print(report.table(found, width=_width(), color=_color()))
+    return 0
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def _color() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+@contextmanager
+def _progress(machine: bool):
+    """A line per stage on a terminal; silence where nobody watches."""
+    if machine or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<24}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict = {}
+
+        def show(stage: str, fraction: float | None, text: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=None, text=text)
+            total = None if fraction is None else 1.0
+            bars.update(tasks[stage], total=total, completed=fraction or 0, text=text[:40])
+            for name, task in tasks.items():
+                if name != stage and name in ONE_AT_A_TIME and not bars.tasks[task].finished:
+                    bars.update(task, total=1, completed=1, text="")
+
+        yield show
+
+
+ONE_AT_A_TIME = ("read model", "read data", "convert", "run source model", "quantize", "measure")

@@ -1,0 +1,441 @@
+"""Rebuild a functional model of one Keras in the other by walking its graph.
+
+Layers become the class of the same name with the same configuration and weights, nested models
+are rebuilt inside out, and operations that the other side lacks are hosted in a layer that calls
+the original. Differences between the Kerases that change numbers are treated by name below.
+`legacy` compares both models before anyone uses the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from . import scan
+
+# Configuration that one side calls differently, by class; None drops it.
+RENAMED = {("LeakyReLU", "keras3"): {"alpha": "negative_slope"},
+           ("LeakyReLU", "tf_keras"): {"negative_slope": "alpha"}}
+COMMON = ("name", "trainable", "dtype")
+DROPPED = re.compile(r".*_initializer$|^(seed|synchronized|quantization_config|lora_rank|"
+                     r"lora_alpha|autocast|zero_output_for_mask_|batch_input_shape)$")
+# Activations of the same name whose values differ between Keras 2 and 3.
+DIFFERING = frozenset({"hard_sigmoid"})
+
+# TensorFlow functions that Keras 2 recorded as layers: Keras 3 operation, and its parameters.
+_XY = ("x", "y")
+_REDUCE = {"input_tensor": "x", "axis": "axis", "keepdims": "keepdims"}
+TF_OPS: dict[str, tuple[str, dict[str, str]]] = {
+    **{f"{group}.{tf}": (op, dict(zip(_XY, _XY, strict=True)))
+       for group in ("math", "__operators__") for tf, op in {
+           "add": "add", "subtract": "subtract", "sub": "subtract", "multiply": "multiply",
+           "mul": "multiply", "truediv": "true_divide", "divide": "divide", "maximum": "maximum",
+           "minimum": "minimum", "pow": "power", "floordiv": "floor_divide"}.items()},
+    **{f"math.{op}": (op, {"x": "x"}) for op in
+       "abs exp log log1p sqrt rsqrt square sin cos tanh negative floor ceil sign erf".split()},
+    **{f"math.reduce_{op}": (keras_op, _REDUCE) for op, keras_op in
+       {"mean": "mean", "sum": "sum", "max": "max", "min": "min", "prod": "prod"}.items()},
+    **{f"nn.{op}": (op, {first: "x"}) for op, first in
+       {"relu": "features", "relu6": "features", "elu": "features", "selu": "features"}.items()},
+    "math.sigmoid": ("sigmoid", {"x": "x"}),
+    "nn.sigmoid": ("sigmoid", {"x": "x"}),
+    "nn.tanh": ("tanh", {"x": "x"}),
+    "nn.softmax": ("softmax", {"logits": "x", "axis": "axis"}),
+    "nn.silu": ("silu", {"features": "x"}),
+    "reshape": ("reshape", {"tensor": "x", "shape": "newshape"}),
+    "transpose": ("transpose", {"a": "x", "perm": "axes"}),
+    "expand_dims": ("expand_dims", {"input": "x", "axis": "axis"}),
+    "squeeze": ("squeeze", {"input": "x", "axis": "axis"}),
+    "concat": ("concatenate", {"values": "xs", "axis": "axis"}),
+    "stack": ("stack", {"values": "x", "axis": "axis"}),
+    "clip_by_value": ("clip", {"t": "x", "clip_value_min": "x_min", "clip_value_max": "x_max"}),
+    "cast": ("cast", {"x": "x", "dtype": "dtype"}),
+    "tile": ("tile", {"input": "x", "multiples": "repeats"}),
+}
+
+
+class Unbridgeable(Exception):
+    """Something in the model has no counterpart; the text says what."""
+
+
+def rebuild(model: Any, to: str) -> Any:
+    """`model` as a functional model of the other Keras.
+
+    Args:
+        model: A functional or Sequential model: tf_keras's for `to="keras3"`, Keras 3's for
+            `to="tf_keras"`.
+        to: `keras3` or `tf_keras`.
+
+    Raises:
+        Unbridgeable: A layer has no counterpart.
+    """
+    return _Bridge(to).model(model)
+
+
+class _Bridge:
+    """One rebuilding; layers and nested models that are shared stay shared."""
+
+    def __init__(self, to: str):
+        import keras
+        import tensorflow as tf
+        import tf_keras
+
+        self.to = to
+        self.source, self.target = (tf_keras, keras) if to == "keras3" else (keras, tf_keras)
+        self.flatten = (tf.nest if to == "keras3" else keras.tree).flatten
+        self.map = (tf.nest if to == "keras3" else keras.tree).map_structure
+        self.made: dict[int, Any] = {}
+        self.copied: set[int] = set()
+
+    def model(self, model: Any) -> Any:
+        graph = getattr(model, "_functional", None) or model
+        if not getattr(graph, "_nodes_by_depth", None):
+            raise Unbridgeable(f"{type(model).__name__} {model.name!r} is not a functional model")
+        old_inputs = graph._nested_inputs if self.to == "keras3" else graph._inputs_struct
+        old_outputs = graph._nested_outputs if self.to == "keras3" else graph._outputs_struct
+        tensors: dict[int, Any] = {}
+        for old in self.flatten(old_inputs):
+            tensors[id(old)] = self.target.Input(
+                batch_shape=tuple(old.shape), dtype=_dtype(old.dtype),
+                name=self.name(_owner(old).name))
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
+                if not node.is_input:
+                    self.node(node, tensors)
+        swap = functools.partial(self.map, lambda t: tensors[id(t)])
+        return self.target.Model(swap(old_inputs), swap(old_outputs), name=self.name(model.name))
+
+    def node(self, node: Any, tensors: dict[int, Any]) -> None:
+        """Apply one layer or operation of the graph to the new tensors."""
+        def swap(value: Any) -> Any:
+            return tensors.get(id(value), value)
+
+        if self.to == "keras3":
+            layer, args, kwargs = node.layer, node.call_args, node.call_kwargs
+        else:
+            layer, args, kwargs = node.operation, node.arguments.args, node.arguments.kwargs
+        args, kwargs = self.map(swap, list(args)), self.map(swap, dict(kwargs))
+        for key in ("training", "mask"):
+            if kwargs.get(key) is None or key == "training":
+                kwargs.pop(key, None)
+        new = self.apply(layer, args, kwargs)
+        outputs = self.flatten(new)
+        for old, fresh in zip(self.flatten(node.outputs), outputs, strict=True):
+            tensors[id(old)] = fresh
+
+    def apply(self, layer: Any, args: list, kwargs: dict) -> Any:
+        kind = type(layer).__name__
+        if kind in ("TFOpLambda", "SlicingOpLambda"):
+            return _tf_op(layer, args, kwargs)
+        if isinstance(layer, self.source.Sequential) and not getattr(layer, "inputs", None):
+            for inner in layer.layers:
+                args = [self.apply(inner, args, {})]
+            return args[0]
+        if not isinstance(layer, self.source.layers.Layer):
+            return self.host(layer, args, kwargs)
+        if id(layer) not in self.made:
+            try:
+                self.made[id(layer)] = self.layer(layer)
+            except Unbridgeable:
+                if self.to == "keras3":
+                    raise
+                return self.host(layer, args, kwargs)
+        new = self.made[id(layer)]
+        out = new(*args, **kwargs)
+        if id(layer) not in self.copied:
+            self.copied.add(id(layer))
+            if not isinstance(layer, self.source.Model):
+                _copy_weights(layer, new)
+        return out
+
+    def layer(self, layer: Any) -> Any:
+        """The counterpart of `layer`, without its weights yet."""
+        if isinstance(layer, self.source.Model):
+            return self.model(layer)
+        kind = type(layer)
+        cls = getattr(self.target.layers, kind.__name__, None)
+        own = kind.__module__.startswith(("keras.", "tf_keras."))
+        if cls is None or not own:
+            raise Unbridgeable(f"layer {layer.name!r} ({kind.__name__}) has no counterpart")
+        return cls(**self.config(layer, cls))
+
+    def config(self, layer: Any, cls: type) -> dict:
+        """What `cls` takes of the layer's configuration, in its own words."""
+        renamed = RENAMED.get((cls.__name__, self.to), {})
+        accepted = set(COMMON)
+        for base in cls.__mro__:
+            if "__init__" in vars(base):
+                accepted |= set(inspect.signature(base.__init__).parameters)
+        config = {}
+        for key, value in layer.get_config().items():
+            key_there = renamed.get(key, key)
+            if key_there in accepted and not DROPPED.match(key):
+                config[key_there] = self.value(layer, key, value)
+        config["name"] = self.name(layer.name)
+        policy = getattr(layer, "dtype_policy", None) or getattr(layer, "_dtype_policy", None)
+        config["dtype"] = policy.name if policy is not None else layer.dtype
+        if "groups" in config and config["groups"] is None:
+            del config["groups"]
+        return config
+
+    def value(self, layer: Any, key: str, value: Any) -> Any:
+        live = getattr(layer, key, None)
+        if live is None and key == "layer":
+            live = getattr(layer, "forward_layer", None)
+        if isinstance(live, self.source.layers.Layer) and key != "dtype":
+            return self.inner(live)
+        if isinstance(live, (list, tuple)) and live and all(
+                isinstance(v, self.source.layers.Layer) for v in live):
+            return [self.inner(v) for v in live]
+        if callable(live) and "activation" in key:
+            return self.activation(live, value)
+        if key == "axis" and isinstance(value, (list, tuple)) and len(value) == 1:
+            return value[0]
+        if key == "function" and type(layer).__name__ == "Lambda":
+            return layer.function
+        return value
+
+    def inner(self, layer: Any) -> Any:
+        """A layer inside a wrapper; the wrapper's weights include its own."""
+        return self.layer(layer)
+
+    def activation(self, live: Callable, value: Any) -> Any:
+        name = getattr(live, "__name__", None)
+        known = name if isinstance(value, str) or name else value
+        if name in DIFFERING:
+            return _hard_sigmoid_of_keras2() if self.to == "keras3" else live
+        if known and hasattr(self.target.activations, known):
+            return known
+        if self.to == "tf_keras":
+            return live  # Keras 3 functions run on TensorFlow tensors
+        raise Unbridgeable(f"activation {known!r} has no counterpart")
+
+    def host(self, layer: Any, args: list, kwargs: dict) -> Any:
+        """A Keras 3 operation or layer inside a tf_keras layer that calls it."""
+        key = ("host", id(layer))
+        if key not in self.made:
+            self.made[key] = _hosted_class()(layer, name=self.name(layer.name))
+        flat, fill = _template(args, kwargs, self.target)
+        self.made[key].fill = fill
+        return self.made[key](flat if len(flat) != 1 else flat[0])
+
+    def name(self, name: str) -> str:
+        return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+
+
+def _owner(tensor: Any) -> Any:
+    history = tensor._keras_history
+    return getattr(history, "operation", None) or history.layer
+
+
+def _dtype(dtype: Any) -> str:
+    return getattr(dtype, "name", None) or str(dtype)
+
+
+def _copy_weights(old: Any, new: Any) -> None:
+    values = [w.numpy() for w in old.weights]
+    shapes = [tuple(w.shape) for w in new.weights]
+    if [v.shape for v in values] != shapes:
+        raise Unbridgeable(f"layer {old.name!r} ({type(old).__name__}) keeps its weights otherwise")
+    if values:
+        new.set_weights(values)
+    if hasattr(new, "finalize_state"):
+        new.finalize_state()
+
+
+@functools.cache
+def _hard_sigmoid_of_keras2() -> Callable:
+    """clip(0.2 x + 0.5, 0, 1): Keras 3 gave the name to clip(x / 6 + 0.5, 0, 1)."""
+    import keras
+
+    @keras.saving.register_keras_serializable(package="tfcompress")
+    def hard_sigmoid_keras2(x: Any) -> Any:
+        return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+    return hard_sigmoid_keras2
+
+
+def own_objects() -> dict[str, Any]:
+    """The Keras 3 objects of this bridge that a saved model may name."""
+    return {"tfcompress>TFOp": _tf_op_class(),
+            "tfcompress>hard_sigmoid_keras2": _hard_sigmoid_of_keras2()}
+
+
+# TensorFlow functions inside Keras 3
+
+
+def _tf_op(layer: Any, args: list, kwargs: dict) -> Any:
+    """A TFOpLambda of Keras 2, as the Keras 3 operation where one is known."""
+    import keras
+
+    symbol = layer.symbol
+    if symbol == "__operators__.getitem":
+        spec = kwargs.get("slice_spec", args[1] if len(args) > 1 else None)
+        return args[0][_slices(spec)]
+    bound = inspect.signature(layer.function).bind(*args, **kwargs).arguments
+    bound = {k: v for k, v in bound.items() if k != "name" and v is not None}
+    if symbol in TF_OPS:
+        op, names = TF_OPS[symbol]
+        if set(bound) <= set(names):
+            given = {names[k]: _constant(v) for k, v in bound.items()}
+            if symbol == "cast":
+                given["dtype"] = _dtype(given["dtype"])
+            return getattr(keras.ops, op)(*given.values()) if op not in _KEYWORD else \
+                getattr(keras.ops, op)(**given)
+    if not scan.known_op(symbol):
+        raise Unbridgeable(f"tf.{symbol} has no counterpart")
+    flat, _ = _template([bound], {}, keras)
+    plain = _encode([bound], flat, keras)
+    return _tf_op_class()(symbol, plain, name=re.sub(r"\W", "_", layer.name))(flat)
+
+
+_KEYWORD = frozenset("mean sum max min prod softmax reshape transpose expand_dims squeeze "
+                     "concatenate stack clip cast tile".split())
+
+
+def _constant(value: Any) -> Any:
+    plain = hasattr(value, "numpy") and not hasattr(value, "_keras_history")
+    return value.numpy() if plain else value
+
+
+def _slices(spec: Any) -> Any:
+    if isinstance(spec, dict):
+        return slice(spec.get("start"), spec.get("stop"), spec.get("step"))
+    if isinstance(spec, (list, tuple)):
+        return tuple(_slices(s) for s in spec)
+    return spec
+
+
+def _is_symbolic(value: Any, keras: Any) -> bool:
+    return hasattr(value, "_keras_history") or isinstance(value, getattr(keras, "KerasTensor", ()))
+
+
+def _template(args: list, kwargs: dict, keras: Any) -> tuple[list, Callable]:
+    """The tensors in (args, kwargs), and a function that puts others in their places."""
+    flat: list = []
+
+    def encode(value: Any) -> Any:
+        if _is_symbolic(value, keras):
+            flat.append(value)
+            return _Slot(len(flat) - 1)
+        if isinstance(value, dict):
+            return {k: encode(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(encode(v) for v in value)
+        return value
+
+    shape = encode([list(args), dict(kwargs)])
+
+    def fill(tensors: list) -> tuple[list, dict]:
+        def decode(value: Any) -> Any:
+            if isinstance(value, _Slot):
+                return tensors[value.index]
+            if isinstance(value, dict):
+                return {k: decode(v) for k, v in value.items()}
+            if isinstance(value, (list, tuple)):
+                return type(value)(decode(v) for v in value)
+            return value
+
+        return tuple(decode(shape))
+
+    return flat, fill
+
+
+class _Slot:
+    def __init__(self, index: int):
+        self.index = index
+
+
+def _encode(value: Any, flat: list, keras: Any) -> Any:
+    """Arguments as JSON values: a tensor is {"tensor": its place in `flat`}."""
+    if _is_symbolic(value, keras):
+        return {"tensor": next(i for i, t in enumerate(flat) if t is value)}
+    if isinstance(value, dict):
+        return {k: _encode(v, flat, keras) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(v, flat, keras) for v in value]
+    value = _constant(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "as_numpy_dtype"):
+        return value.name
+    raise Unbridgeable(f"an argument of type {type(value).__name__} cannot be kept")
+
+
+@functools.cache
+def _tf_op_class() -> type:
+    import keras
+
+    @keras.saving.register_keras_serializable(package="tfcompress")
+    class TFOp(keras.layers.Layer):
+        """Calls one TensorFlow function; `arguments` is what `_encode` wrote."""
+
+        def __init__(self, symbol: str, arguments: list, **kwargs: Any):
+            super().__init__(**kwargs)
+            self.symbol, self.arguments = symbol, arguments
+
+        def call(self, inputs: Any) -> Any:
+            tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+
+            def decode(value: Any) -> Any:
+                if isinstance(value, dict) and set(value) == {"tensor"}:
+                    return tensors[value["tensor"]]
+                if isinstance(value, dict):
+                    return {k: decode(v) for k, v in value.items()}
+                return [decode(v) for v in value] if isinstance(value, list) else value
+
+            return _tf_function(self.symbol)(**decode(self.arguments[0]))
+
+        def get_config(self) -> dict:
+            return super().get_config() | {"symbol": self.symbol, "arguments": self.arguments}
+
+    return TFOp
+
+
+def _tf_function(symbol: str) -> Callable:
+    from tensorflow.python.util import tf_export
+
+    if not scan.known_op(symbol):
+        raise Unbridgeable(f"tf.{symbol} is not a function that only computes")
+    return tf_export.get_symbol_from_name(symbol)
+
+
+# Keras 3 operations and layers inside tf_keras
+
+
+@functools.cache
+def _hosted_class() -> type:
+    import keras
+    import tf_keras
+
+    @tf_keras.saving.register_keras_serializable(package="tfcompress")
+    class Hosted(tf_keras.layers.Layer):
+        """Calls a Keras 3 operation or layer and holds its variables."""
+
+        def __init__(self, hosted: Any, fill: Callable | None = None, **kwargs: Any):
+            super().__init__(**kwargs)
+            if isinstance(hosted, dict):
+                hosted = keras.saving.deserialize_keras_object(hosted)
+            self.fill = fill
+            self._hosted = [hosted]  # in a list that tf_keras does not look into
+            self.tensors = [v.value for v in getattr(hosted, "variables", ())]
+
+        def call(self, inputs: Any) -> Any:
+            tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+            args, kwargs = self.fill(tensors) if self.fill else (tensors, {})
+            hosted = self._hosted[0]
+            if isinstance(hosted, keras.layers.Layer):
+                kwargs = {**kwargs, "training": False} if hosted._call_has_training_arg else kwargs
+                return hosted(*args, **kwargs)
+            return hosted.call(*args, **kwargs)
+
+        def get_config(self) -> dict:
+            return super().get_config() | {
+                "hosted": keras.saving.serialize_keras_object(self._hosted[0])}
+
+    return Hosted

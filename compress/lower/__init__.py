@@ -1,0 +1,115 @@
+"""Exact rewriting of what the TFLite converter cannot take, at the moment a model is traced.
+
+Keras 3, tf_keras and hand-written layers all end in TensorFlow operators, so most rewriting
+happens there: while `lowering` is active, an operator that TFLite lacks is replaced, as it is
+added to a graph, by an equal formula in operators that TFLite has (`operators`). What has to be
+seen from further above (masked softmax, recurrent layers, number types) is replaced in Keras
+(`attention`, `recurrent`, `keras_functions`). The model is not changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from . import attention, keras_functions, operators, recurrent
+
+
+class Record:
+    """What was rewritten, why, and in which layers."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, what: str, why: str) -> None:
+        import tensorflow as tf
+
+        scope = tf.compat.v1.get_default_graph().get_name_scope().split("/")
+        layer = next((s for s in scope[1:2] or scope), "")
+        layers = self._found.setdefault((what, why), [])
+        if layer and layer not in layers:
+            layers.append(layer)
+
+    def to_list(self) -> list[dict]:
+        return [{"what": what, "why": why, "layers": layers}
+                for (what, why), layers in self._found.items()]
+
+
+@contextlib.contextmanager
+def lowering(model, rnn: str = "fused") -> Iterator[list[dict]]:
+    """Trace `model` inside this context to get a graph that TFLite can take.
+
+    Args:
+        model: A Keras 3 or tf_keras model, or any callable.
+        rnn: How recurrent layers are written. `fused`: LSTM as the one function that the
+            converter turns into UNIDIRECTIONAL_SEQUENCE_LSTM, other short sequences unrolled and
+            long ones as loops. `unrolled`: all of them unrolled. `loop`: all of them as loops.
+
+    Yields:
+        A list that is filled, when the context ends, with `{"what", "why", "layers"}`.
+    """
+    record = Record()
+    rewrites: list[dict] = []
+    patches = [*operators.patches(record), *keras_functions.patches(record),
+               *attention.patches(record), *recurrent.patches(record, rnn)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(float32(model, record))
+        for owner, name, make in patches:
+            stack.enter_context(_patched(owner, name, make))
+        try:
+            yield rewrites
+        finally:
+            rewrites.extend(record.to_list())
+
+
+@contextlib.contextmanager
+def _patched(owner, name: str, make: Callable) -> Iterator[None]:
+    """Replace `owner.name` by `make(original)` for a while."""
+    original = getattr(owner, name)
+    setattr(owner, name, make(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextlib.contextmanager
+def float32(model, record: Record | None = None) -> Iterator[None]:
+    """Let every layer compute in float32; its own dtype policies return afterwards."""
+    changed = []
+    for layer in all_layers(model):
+        policy = getattr(layer, "_dtype_policy", None) or getattr(layer, "dtype_policy", None)
+        if getattr(policy, "compute_dtype", None) not in ("float16", "bfloat16", "float64"):
+            continue
+        single = _float32_policy(layer)
+        if single is not None:
+            changed.append((layer, layer._dtype_policy))
+            layer._dtype_policy = single
+            if record:
+                record.add(f"{policy.name} layers",
+                           "TFLite computes in float32; the weights are the same")
+    try:
+        yield
+    finally:
+        for layer, policy in changed:
+            layer._dtype_policy = policy
+
+
+def _float32_policy(layer):
+    import keras
+
+    if isinstance(layer, keras.layers.Layer):
+        return keras.DTypePolicy("float32")
+    if type(layer).__module__.startswith("tf_keras") or "tf_keras" in sys.modules:
+        import tf_keras
+
+        return tf_keras.mixed_precision.Policy("float32")
+    return None
+
+
+def all_layers(model) -> list:
+    """The model and every layer inside it; nothing for what is not a Keras model."""
+    if hasattr(model, "_flatten_layers"):
+        return list(model._flatten_layers())
+    return []

@@ -1,0 +1,149 @@
+"""Functions of Keras's TensorFlow backend that are rewritten as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .operators import keep
+
+
+def patches(record) -> list[tuple]:
+    """`(owner, attribute, original -> replacement)` for `lowering`."""
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import nn, numpy
+
+    return [
+        (nn, "gelu", _fusible),
+        (tf.nn, "gelu", _fusible),
+        (nn, "conv", lambda original: _conv(original, record)),
+        (nn, "conv_transpose", lambda original: _conv_transpose(original, record)),
+        (nn, "leaky_relu", lambda original: _leaky_relu),
+        (numpy, "argmax", lambda original: _arg("argmax")),
+        (numpy, "argmin", lambda original: _arg("argmin")),
+        (numpy, "bincount", lambda original: _bincount(original, record)),
+    ]
+
+
+def _fusible(original: Callable) -> Callable:
+    """The converter itself recognizes exact gelu by its Erf or Erfc and writes GELU."""
+    def gelu(*args, **kwargs):
+        with keep("Erf", "Erfc"):
+            return original(*args, **kwargs)
+    return gelu
+
+
+def _leaky_relu(x, negative_slope=0.2):
+    """As a maximum where that is equal: it has integer kernels and quantizers know it."""
+    import tensorflow as tf
+
+    if 0 <= negative_slope <= 1:
+        return tf.maximum(x, negative_slope * x)
+    return tf.nn.leaky_relu(x, alpha=negative_slope)
+
+
+def _conv(original: Callable, record) -> Callable:
+    """Without XLA, and 3-D dilation without the batch trick of `tf.nn.convolution`."""
+    def conv(inputs, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
+        import tensorflow as tf
+        from keras.src.backend import standardize_data_format
+
+        rank = len(inputs.shape)
+        last = standardize_data_format(data_format) == "channels_last"
+        if rank == 3 and not last:
+            out = conv(tf.transpose(inputs, (0, 2, 1)), kernel, strides, padding, "channels_last",
+                       dilation_rate)
+            return tf.transpose(out, (0, 2, 1))
+        if rank != 5 and last:
+            return original(inputs, kernel, strides, padding, data_format, dilation_rate)
+        if rank == 4 and _tuple(dilation_rate, 2) == (1, 1):
+            return tf.nn.conv2d(inputs, _value(kernel), list(_tuple(strides, 2)), padding.upper(),
+                                data_format="NCHW")
+        if rank == 5:
+            edge = [[1], []] if last else [[1, 1], []]
+            wide = [1] if last else []
+            return tf.raw_ops.Conv3D(
+                input=inputs, filter=_value(kernel),
+                strides=[*edge[0], *_tuple(strides, 3), *wide], padding=padding.upper(),
+                data_format="NDHWC" if last else "NCDHW",
+                dilations=[*edge[0], *_tuple(dilation_rate, 3), *wide])
+        out = conv(tf.transpose(inputs, (0, 2, 3, 1)), kernel, strides, padding, "channels_last",
+                   dilation_rate)
+        return tf.transpose(out, (0, 3, 1, 2))
+    return conv
+
+
+def _conv_transpose(original: Callable, record) -> Callable:
+    """Dilation as zeros between the kernel's values."""
+    def conv_transpose(inputs, kernel, strides=1, padding="valid", output_padding=None,
+                       data_format=None, dilation_rate=1):
+        import tensorflow as tf
+
+        spatial = len(inputs.shape) - 2
+        dilations = _tuple(dilation_rate, spatial)
+        if max(dilations) > 1:
+            kernel = _spread(tf.convert_to_tensor(_value(kernel)), dilations)
+            record.add("dilated transposed convolution", "written as a kernel with zeros between")
+        return original(inputs, kernel, strides, padding, output_padding, data_format, 1)
+    return conv_transpose
+
+
+def _spread(kernel, dilations):
+    """Put `d - 1` zeros between a kernel's values along each spatial axis."""
+    import tensorflow as tf
+
+    for axis, d in enumerate(dilations):
+        n = kernel.shape[axis]
+        if d == 1 or n == 1:
+            continue
+        shape = kernel.shape.as_list()
+        wide = tf.reshape(kernel, [*shape[:axis + 1], 1, *shape[axis + 1:]])
+        zeros = tf.zeros([*shape[:axis + 1], d - 1, *shape[axis + 1:]], kernel.dtype)
+        shape[axis] = n * d
+        full = tf.reshape(tf.concat([wide, zeros], axis + 1), shape)
+        shape[axis] = (n - 1) * d + 1
+        kernel = tf.slice(full, [0] * len(shape), shape)
+    return kernel
+
+
+def _tuple(value, n: int) -> tuple[int, ...]:
+    return (value,) * n if isinstance(value, int) else tuple(value)
+
+
+def _value(kernel):
+    return kernel.value if hasattr(kernel, "value") and not callable(kernel.value) else kernel
+
+
+def _arg(name: str) -> Callable:
+    """Keras's own looks at the sign bit of zeros; TFLite's ARG_MAX and ARG_MIN are the rest."""
+    def arg(x, axis=None, keepdims=False):
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        rank = x.shape.rank
+        if x.dtype == tf.bool:
+            x = tf.cast(x, tf.int32)
+        flat = tf.reshape(x, [-1]) if axis is None else x
+        found = getattr(tf, name)(flat, axis=0 if axis is None else axis, output_type=tf.int32)
+        if not keepdims:
+            return found
+        return tf.reshape(found, [1] * rank) if axis is None else tf.expand_dims(found, axis)
+    return arg
+
+
+def _bincount(original: Callable, record) -> Callable:
+    """Its length would depend on the data; `minlength` is the length in TFLite."""
+    def bincount(x, weights=None, minlength=0, sparse=False):
+        import tensorflow as tf
+
+        if sparse or not minlength or isinstance(x, tf.SparseTensor):
+            return original(x, weights, minlength, sparse)
+        x = tf.cast(x, tf.int32)
+        hot = tf.cast(tf.equal(x[..., None], tf.range(int(minlength))), tf.float32)
+        dtype = tf.int32
+        if weights is not None:
+            weights = tf.convert_to_tensor(weights)
+            dtype = weights.dtype
+            hot = hot * tf.cast(weights, tf.float32)[..., None]
+        record.add("bincount", "written as a sum of one-hot rows of a fixed length")
+        return tf.cast(tf.reduce_sum(hot, axis=-2), dtype)
+    return bincount

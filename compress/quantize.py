@@ -1,0 +1,156 @@
+"""Post-training quantization: one float .tflite file in, one file per target out.
+
+A pass from file to file that never imports TensorFlow. Runs in a child process:
+`child.call("compress.quantize:run", payload, progress)`. A file whose outputs fall below the
+target's `min_snr_db` against the float file gets wider types where the error begins, and each such
+place is reported. TensorFlow's own converter is another way to an integer file (export.tflite);
+here a model that ai-edge-quantizer (AEQ) cannot take falls back to int8 weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import tflite
+from ..errors import TargetError, TfcompressError
+from . import calibrate, float16, plans, surgery
+
+ROWS = 12  # calibration rows on which precision is decided
+
+
+def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
+    """Quantize a float file for several targets.
+
+    Args:
+        payload: `float` (path of the float .tflite), `samples` (folder of samples, or None for
+            seeded random ones), `targets` (list of `Target.to_dict()`), `out` (folder), `names`
+            (`{"inputs": [...], "outputs": [...]}`, the signature's names in the order of the
+            samples), `strict` (a wider type is an error).
+        progress: Called with "target:<name>" before each target.
+
+    Returns:
+        `{"targets": {name: {"path", "seconds", "fallbacks", "snr_db", "snr_by_output", "notes"}
+        or {"error"}}, "calibration": {"samples", "seconds", "random"}}`; `snr_db` is that of the
+        worst output against the float file on a few of the samples, None where infinite.
+
+    Raises:
+        ModelError: The float file cannot be read.
+        DataError: The samples cannot be read.
+    """
+    source = Source.open(payload, progress)
+    out = Path(payload["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for target in payload["targets"]:
+        name = target["name"]
+        progress(None, f"target:{name}")
+        start = time.perf_counter()
+        try:
+            result = _quantize(source, target, bool(payload.get("strict")))
+            path = out / f"{name}.tflite"
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_bytes(result.pop("model"))
+            os.replace(beside, path)
+            results[name] = {"path": str(path), "seconds": time.perf_counter() - start, **result}
+        except TfcompressError as error:
+            results[name] = {"error": error.to_dict()}
+    return {"targets": results, "calibration": source.summary()}
+
+
+@dataclass
+class Source:
+    """The float file and what is known of it, shared by all targets."""
+
+    data: bytes  # as it came
+    model: bytes  # with unique tensor names
+    samples: calibrate.Samples
+    rows: list[int]
+    reference: list[dict]
+    judged: set[str]
+    macs: int
+    progress: Callable
+    seconds: float = 0.0
+    _extremes: dict | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, payload: dict, progress) -> Source:
+        parsed = tflite.load(payload["float"])
+        data = Path(payload["float"]).read_bytes()
+        macs = sum(tflite.macs(parsed, g, op) for g in parsed.subgraphs for op in g.operators)
+        surgery.unique_names(parsed)
+        model = tflite.dump(parsed)
+        runner = calibrate.Runner(model)
+        inputs = list(runner.inputs)
+        judged = {n for n, d in runner.outputs.items() if d["dtype"].__name__.startswith("float")}
+        names = (payload.get("names") or {}).get("inputs") or inputs
+        if set(names) != set(inputs):
+            raise TargetError(f"the float file's inputs are {inputs}, not {names}",
+                              "convert the model again")
+        samples = calibrate.Samples(payload.get("samples"), names)
+        rows = samples.spread(ROWS if macs < plans.LARGE else ROWS // 3)
+        reference = calibrate.outputs(model, samples, rows)
+        return cls(data, model, samples, rows, reference, judged, macs, progress)
+
+    def extremes(self) -> dict:
+        """Smallest and largest value per tensor and sample; measured when first asked for."""
+        if self._extremes is None:
+            start = time.perf_counter()
+            self._extremes = calibrate.calibrate(self.model, self.samples, self.progress)
+            self.seconds = time.perf_counter() - start
+        return self._extremes
+
+    def ranges(self, how: str) -> dict:
+        """`{tensor name: (min, max)}` over all samples, or the mean of the samples' extremes."""
+        import numpy as np
+
+        found = {}
+        for name, pairs in self.extremes().items():
+            good = pairs[np.isfinite(pairs).all(axis=1)]
+            if not len(good) or np.abs(good).max() > 1e30:
+                continue
+            low, high = ((good[:, 0].min(), good[:, 1].max()) if how == "min-max"
+                         else (good[:, 0].mean(), good[:, 1].mean()))
+            found[name] = (float(low), float(high))
+        return found
+
+    def summary(self) -> dict:
+        return {"samples": self.samples.count if self._extremes is not None else 0,
+                "seconds": self.seconds, "random": self.samples.random}
+
+    def snr(self, model: bytes) -> dict[str, float]:
+        """SNR in dB of every output of a file made from this one.
+
+        Integer outputs (class numbers, say) count only where there are no float ones.
+        """
+        found = calibrate.output_snr(
+            self.reference, calibrate.outputs(model, self.samples, self.rows))
+        judged = {name: v for name, v in found.items() if name in self.judged}
+        return judged or found
+
+
+def _quantize(source: Source, target: dict, strict: bool) -> dict:
+    kind = target["quantization"]
+    if kind == "none" and target.get("io_dtype", "float32") == "float32":
+        return _result(source, source.data, [], [])
+    make = float16.make if kind == "float16" else plans.make
+    result = _result(source, *make(source, target))
+    if strict and result["fallbacks"]:
+        first = result["fallbacks"][0]
+        raise TargetError(
+            f"{target['name']}: {len(result['fallbacks'])} operations need a wider type, first "
+            f"{first['op']} of {first['layer'] or first['tensor']} ({first['why']})",
+            f"without --strict it becomes {first['precision']}: {first['cost']}")
+    return result
+
+
+def _result(source: Source, model: bytes, fallbacks: list, notes: list) -> dict:
+    by_output = source.snr(model)
+    worst = min(by_output.values(), default=math.inf)
+    return {"model": model, "fallbacks": fallbacks, "notes": notes,
+            "snr_db": None if worst == math.inf else worst,
+            "snr_by_output": {n: (None if v == math.inf else v) for n, v in by_output.items()}}

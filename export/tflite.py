@@ -1,0 +1,254 @@
+"""Any Keras model to a float32 TFLite file, checked against the model by the runtime itself.
+
+No single way through TensorFlow's converter takes every model, so there is an ordered table of
+routes; the first whose file agrees with the model wins. A route can kill the process; the caller
+runs this in a child, knows the route from the progress texts, and calls again without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from ..artifact import TensorSpec
+from ..errors import TargetError
+from . import savedmodel
+
+FAITHFUL_DB = 60.0
+
+# Name: how recurrent layers are lowered (None: the model is traced as it is), and the converter's
+# entry. Fused LSTM operators are the fastest; unrolled graphs are plain but long; loops are short.
+ROUTES = {
+    "fused": ("fused", "saved_model"),
+    "unrolled": ("unrolled", "saved_model"),
+    "loop": ("loop", "saved_model"),
+    "plain": (None, "saved_model"),
+    "keras": (None, "keras"),
+}
+
+
+def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
+              outputs: Sequence[TensorSpec], progress: Callable[[float | None, str], None],
+              lowering: Callable | None = None, skip: Collection[str] = (),
+              check: tuple[list, list] | None = None) -> dict:
+    """Convert `model` to a float32 `.tflite` with the signature `serving_default`.
+
+    Args:
+        model: A Keras 3 or tf_keras model, or a signature of a loaded SavedModel.
+        path: The file to write; it appears whole or not at all.
+        inputs: Static shapes (batch 1), dtypes and names, in the model's order.
+        outputs: Names of the outputs in the model's order.
+        progress: Called with `None` and `route:<name>` before each route is tried.
+        lowering: `compress.lower.lowering`: a context manager that takes `rnn=` and yields the
+            list of rewrites made while tracing. Without it only the last two routes exist.
+        skip: Routes not to try.
+        check: Arrays of N rows per input, and the model's own float32 results for them; seeded
+            random inputs and the model itself otherwise.
+
+    Returns:
+        `{"route", "snr_db", "rewrites": [{"what", "why", "layers"}], "tried": {route: why not}}`;
+        `snr_db` is the worst output's, "inf" when equal.
+
+    Raises:
+        TargetError: No route gives a file that the runtime can run.
+    """
+    check = check or _reference(model, inputs, outputs, lowering)
+    tried: dict[str, str] = {}
+    best = None
+    for name, (rnn, entry) in ROUTES.items():
+        if name in skip or (rnn and not lowering):
+            continue
+        progress(None, f"route:{name}")
+        try:
+            rewrites, content = _convert(model, inputs, outputs, lowering, rnn, entry)
+            snr = _agreement(content, inputs, outputs, *check)
+        except Exception as error:  # the converter raises whatever it likes
+            tried[name] = _first_line(error)
+            continue
+        if best is None or snr > best[0]:
+            best = (snr, name, rewrites, content)
+        if snr >= FAITHFUL_DB:
+            break
+        tried[name] = f"differs from the model: {snr:.1f} dB"
+    if best is None:
+        why = "; ".join(f"{k}: {v}" for k, v in tried.items()) or "every route killed the process"
+        raise TargetError(f"the model cannot be converted to TFLite ({why[:600]})",
+                          "replace the operations named, or use the keras or saved-model target")
+    snr, name, rewrites, content = best
+    _write(path, content)
+    tried.pop(name, None)
+    return {"route": name, "snr_db": "inf" if snr == math.inf else float(snr),
+            "rewrites": rewrites, "tried": tried}
+
+
+def _convert(model, inputs, outputs, lowering, rnn, entry) -> tuple[list[dict], bytes]:
+    if entry == "keras":
+        return [], _from_keras(model)
+    with _lowered(lowering, model, rnn) as rewrites, tempfile.TemporaryDirectory() as folder:
+        function = savedmodel.trace(model, _narrow(inputs), outputs)
+        savedmodel.save(function, folder, track=model if _has_tables(function) else None)
+        content = _from_saved_model(folder)
+    return list(rewrites), _rename(content, savedmodel.argument_names(inputs), inputs)
+
+
+def _has_tables(function) -> bool:
+    """Whether a function captures resources that are not variables (tracking costs a second)."""
+    held = {id(v.handle) for v in function.graph.variables}
+    return any(outer.dtype.name == "resource" and id(outer) not in held
+               for outer, _ in function.graph.captures)
+
+
+@contextlib.contextmanager
+def _lowered(lowering, model, rnn):
+    if rnn is None:
+        yield []
+    else:
+        with lowering(model, rnn=rnn) as rewrites:
+            yield rewrites
+
+
+def _narrow(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """TFLite's floats are float32; wider or narrower model inputs are fed with it."""
+    return [TensorSpec(s.name, s.shape, "float32") if s.dtype in savedmodel.WIDE_FLOATS else s
+            for s in specs]
+
+
+def _rename(content: bytes, names: Sequence[str], inputs: Sequence[TensorSpec]) -> bytes:
+    """Give the signature's inputs the names that Python would not take as arguments."""
+    renamed = {n: s.name for n, s in zip(names, inputs, strict=True) if n != s.name}
+    if not renamed:
+        return content
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for signature in model.signatureDefs:
+        for entry in signature.inputs:
+            name = entry.name.decode()
+            entry.name = renamed.get(name, name)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _from_saved_model(folder: str) -> bytes:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder, ["serving_default"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return converter.convert()
+
+
+def _from_keras(model) -> bytes:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return converter.convert()
+
+
+def _reference(model, inputs, outputs, lowering) -> tuple[list, list]:
+    """Two seeded samples per input and what the model makes of them, one at a time."""
+    import numpy as np
+    import tensorflow as tf
+
+    state = [(v, np.asarray(v)) for v in getattr(model, "non_trainable_variables", ())]
+    for high in (_highest_index(model), 2):
+        rng = np.random.default_rng(0)
+        arrays = [_random(rng, (2, *s.shape[1:]), s.dtype, high) for s in _narrow(inputs)]
+        rows = []
+        try:
+            with _float32(lowering, model):
+                for i in range(2):
+                    results = savedmodel.call(
+                        model, [tf.constant(a[i:i + 1]) for a in arrays], inputs, outputs)
+                    rows.append([np.asarray(r) for r in results])
+        except Exception:
+            if high == 2:
+                raise
+            continue
+        finally:
+            for variable, value in state:  # a stateful model remembers what it was called with
+                variable.assign(value)
+        return arrays, [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def _float32(lowering, model):
+    return lowering.float32(model) if hasattr(lowering, "float32") else contextlib.nullcontext()
+
+
+def _highest_index(model) -> int:
+    """One above the largest integer input that no Embedding rejects."""
+    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    return min([getattr(x, "input_dim", None) or 10 for x in layers
+                if "Embedding" in type(x).__name__], default=10)
+
+
+def _random(rng, shape, dtype, high):
+    import numpy as np
+
+    if dtype == "string":
+        return np.full(shape, "a", object)
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if np.issubdtype(np.dtype(dtype), np.floating):
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 256 if dtype == "uint8" else high, shape).astype(dtype)
+
+
+def _agreement(content: bytes, inputs, outputs, arrays, wanted) -> float:
+    """The smallest SNR in dB over the outputs of the file, run on every row of `arrays`."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+    rows = []
+    for i in range(len(arrays[0])):
+        feed = {s.name: np.asarray(a[i:i + 1]) for s, a in zip(inputs, arrays, strict=True)}
+        details = runner.get_input_details()
+        result = runner(**{k: v.astype(details[k]["dtype"]) for k, v in feed.items()
+                           if k in details})
+        rows.append([result[s.name] for s in outputs])
+    got = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    return min(snr_db(w, g) for w, g in zip(wanted, got, strict=True))
+
+
+def snr_db(wanted, got) -> float:
+    """10 log10 of the power of `wanted` over that of the difference; inf when equal.
+
+    Places where `wanted` is not finite are left out; NaN or infinity elsewhere gives -inf.
+    """
+    import numpy as np
+
+    wanted = np.asarray(wanted, np.float64).ravel()
+    got = np.asarray(got, np.float64).ravel()
+    if wanted.shape != got.shape:
+        return -math.inf
+    finite = np.isfinite(wanted)
+    wanted, got = wanted[finite], got[finite]
+    if not np.isfinite(got).all():
+        return -math.inf
+    noise = float(np.square(wanted - got).sum())
+    signal = float(np.square(wanted).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def _write(path: str | Path, content: bytes) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "error:" in line or "tf." in line]
+    return (telling or lines)[0][:300]

@@ -1,0 +1,465 @@
+"""The one file that knows the order of things: a model in, artifacts and a report out.
+
+Nothing heavy is imported here. The source model lives in one child process with TensorFlow
+(source.py), quantizing in another without it (quantization.py), each artifact is judged in a
+process of its own, and every finished step goes into the store (steps.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__, data, output, store, targets
+from .artifact import Artifact, Measurement, Report, Row
+from .benchmark import environment, latency, report, verdict
+from .child import Child
+from .compress import scan
+from .errors import DataError, TfcompressError, UsageError
+from .quantization import Quantization, names
+from .source import Source
+from .steps import Event, Options, Steps
+from .targets import SUFFIXES, Target
+
+MACS_TO_JUDGE = 100_000_000_000  # held-back samples are as many as fit into this much work
+FEWEST, MOST = 200, data.MOST_HELD_BACK
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `shrink` returns: the report, the folder it is in, and what went wrong if anything did.
+
+    It prints as the report's table, shows as HTML in a notebook, and `to_frame()` gives pandas.
+    """
+
+    report: Report
+    folder: Path
+    error: TfcompressError | None = None
+    repeated: bool = False
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.report.rows
+
+    def artifact(self, target: str) -> Path:
+        """The path of the artifact made for `target`; KeyError if there is none."""
+        for row in self.rows:
+            if row.target == target and row.artifact:
+                return self.folder / row.artifact.path
+        raise KeyError(target)
+
+    def __str__(self) -> str:
+        return report.table(self.report, width=100, color=False)
+
+    def _repr_html_(self) -> str:
+        return report.html(self.report)
+
+    def to_frame(self):
+        """One row per target, one column per measurement (medians), as a pandas DataFrame."""
+        import pandas
+
+        rows = [
+            {"target": r.target, "status": r.status} | {m.name: m.p50 for m in r.measurements}
+            for r in self.rows
+        ]
+        return pandas.DataFrame(rows).set_index("target")
+
+
+def shrink(
+    model: Any,
+    targets: Iterable[str] | str = ("tflite-int8",),
+    data: Any = None,
+    on_event: Event | None = None,
+    **options: Any,
+) -> Result:
+    """Make every target's artifact from a Keras model, prove it, measure it and report.
+
+    Args:
+        model: A path (.keras, .h5, SavedModel folder), or a Keras model in memory.
+        targets: Names from `tfcompress targets`, or paths of target files.
+        data: What `--data` takes, or arrays: `x`, `(x, y)`, or a dict by input name with `y`.
+        on_event: Called with (stage, fraction or None, text) as work goes on.
+        **options: The other fields of `Options`, which are the command line's flags.
+
+    Returns:
+        A `Result`; `result.error` is set when a target failed or was rejected.
+
+    Raises:
+        TfcompressError: Bad input, or nothing could be made.
+    """
+    chosen = (targets,) if isinstance(targets, str) else tuple(targets)
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as scratch:
+        if data is not None and not isinstance(data, (str, Path)):
+            data = _arrays(data, Path(scratch) / "data.npz")
+        if not isinstance(model, (str, Path)):
+            from .export.memory import save
+
+            options.setdefault("output", f"{model.name}-tfcompress")
+            model = save(model, Path(scratch))
+        if isinstance(options.get("custom_objects"), str):
+            options["custom_objects"] = (options["custom_objects"],)
+        try:
+            told = Options(model=str(model), targets=chosen, data=data and str(data), **options)
+        except TypeError as error:
+            raise UsageError(
+                str(error).replace("Options.__init__() ", "shrink() "),
+                "see help(tfcompress.shrink)",
+            ) from None
+        return run(told, on_event)
+
+
+def _arrays(given: Any, path: Path) -> str:
+    from .worker import save_arrays
+
+    if isinstance(given, tuple) and len(given) == 2:
+        given = (given[0] if isinstance(given[0], dict) else {"x": given[0]}) | {"y": given[1]}
+    elif not isinstance(given, dict):
+        given = {"x": given}
+    save_arrays(str(path), given)
+    return str(path)
+
+
+def run(options: Options, on_event: Event | None = None) -> Result:
+    """Make every target's artifact, judge and measure it, and write the output folder.
+
+    Raises:
+        TfcompressError: Nothing could be made. Failures of single targets are in `Result.error`.
+    """
+    start = time.perf_counter()
+    chosen = _targets(options)
+    folder = Path(options.output or f"{Path(options.model).stem}-tfcompress").absolute()
+    _check(options, chosen)
+    output.check(folder)
+    environment_now = environment.describe()
+    steps = Steps(options, chosen, on_event or (lambda *_: None), environment_now["cpu"])
+    if not options.fresh and output.find(folder, steps.key):
+        earlier = report.read(folder)
+        return Result(earlier, folder, verdict.error(earlier.rows), repeated=True)
+    with steps:
+        finished, made = _Run(steps).everything(start, environment_now)
+        steps.event("report", None, "writing the report")
+        _write(folder, steps, finished, made)
+        steps.store.prune()
+    return Result(finished, folder, verdict.error(finished.rows))
+
+
+def _targets(options: Options) -> list[Target]:
+    chosen: list[Target] = []
+    for name in dict.fromkeys(options.targets):
+        target = targets.load(name)
+        if options.io_dtype and target.quantization in ("int8", "int16x8"):
+            target = dataclasses.replace(target, io_dtype=options.io_dtype)
+        if target.name in [t.name for t in chosen]:
+            raise UsageError(f"two targets are called {target.name!r}", "rename one of the files")
+        chosen.append(target)
+    if not chosen:
+        raise UsageError("no target given", f"known targets: {', '.join(targets.names())}")
+    return chosen
+
+
+def _check(options: Options, chosen: list[Target]) -> None:
+    """What can be found wrong before anything is loaded."""
+    needy = [t.name for t in chosen if t.needs_data]
+    if options.data is None and needy:
+        raise DataError(
+            f"{', '.join(needy)} needs representative data",
+            "give --data FILE.npz (or a folder of images; random for a footprint only)",
+        )
+    for spec in filter(None, (options.data, options.eval_data)):
+        data.check_spec(spec)
+    if options.samples < 1 or (options.eval_samples is not None and options.eval_samples < 1):
+        raise UsageError("the number of samples must be at least 1", "leave it out for the default")
+    if options.normalize and options.normalize not in data.NORMALIZATIONS:
+        raise UsageError(
+            f"unknown normalization {options.normalize!r}",
+            f"use one of: {', '.join(data.NORMALIZATIONS)}",
+        )
+    if options.max_drop is not None and options.data in (None, "random"):
+        raise UsageError("--max-drop needs real data to judge by", "give --data")
+    if options.labels and not Path(options.labels).is_file():
+        raise UsageError(f"no label file {options.labels}", "give a text file, one label per line")
+    scan.check(options.model, unsafe=options.unsafe_load)
+
+
+class _Run:
+    """The order of one run."""
+
+    def __init__(self, steps: Steps):
+        self.steps, self.options, self.targets = steps, steps.options, steps.targets
+        self.source = Source(steps)
+
+    def everything(self, start: float, environment_now: dict) -> tuple[Report, dict]:
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                info, sampled, judged, timed, made, failed, float_file = self.make(pool)
+                rows = self.judge(pool, made, failed, info, sampled, judged, float_file)
+        except BaseException:
+            self.steps.close()  # so that the pool's threads, which wait for children, end
+            raise
+        speeds = self.measure(made, sampled)
+        rows = [
+            dataclasses.replace(r, measurements=(*r.measurements, *speeds.get(r.target, ())))
+            for r in rows
+        ]
+        rows = [
+            verdict.judge(r, t, self.options.max_drop)
+            for r, t in zip(rows, self.targets, strict=True)
+        ]
+        first = self.source_row(info, timed, rows)
+        finished = Report(
+            source={
+                "path": self.options.model,
+                "sha256": self.steps.model_digest,
+                "format": info["kind"],
+                **info,
+            },
+            data=self.data_record(sampled, judged, rows),
+            rows=(first, *map(verdict.without_before, rows)),
+            recipe=self.recipe(),
+            environment=environment_now,
+            command=self.options.command,
+            version=__version__,
+            seconds=round(time.perf_counter() - start, 1),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        return finished, made
+
+    def make(self, pool: ThreadPoolExecutor) -> tuple:
+        """Every artifact. Quantizing overlaps with running the source model."""
+        tflite = [t for t in self.targets if t.format == "tflite"]
+        others = [t for t in self.targets if t.format != "tflite"]
+        made: dict[str, tuple[Path, dict]] = {}
+        failed: dict[str, TfcompressError] = {}
+        float_file = macs = quantizing = judged = None
+        if tflite:
+            quantizer = self.steps.child("quantization")
+            pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.quantize"]})
+        info = self.source.info
+        sampled = self.source.sampled()
+        timed = self.source.timed(sampled)
+        if tflite:
+            try:
+                float_file, macs = self.source.converted()
+                quantization = Quantization(self.steps, tflite, quantizer)
+                quantizing = pool.submit(quantization.make, float_file, sampled, info)
+            except TfcompressError as error:
+                failed |= {t.name: error for t in tflite}
+        if sampled:
+            judged = self.source.judged(sampled, self.rows_to_judge(sampled, macs))
+        for target in others:
+            try:
+                made[target.name] = self.source.exported(target), {}
+            except TfcompressError as error:
+                failed[target.name] = error
+        self.source.close()
+        if quantizing:
+            done = quantizing.result()
+            made |= done.made
+            failed |= done.failed
+            done.child.close()
+        return info, sampled, judged, timed, made, failed, float_file
+
+    def rows_to_judge(self, sampled: Path, macs: int | None) -> int:
+        there = store.read_json(sampled / "held_back" / "samples.json")["count"]
+        fit = int(MACS_TO_JUDGE / macs) if macs else 1000
+        return min(there, self.options.eval_samples or min(max(fit, FEWEST), MOST))
+
+    def judge(self, pool, made, failed, info, sampled, judged, float_file) -> list[Row]:
+        """Each artifact compared with the source in a process of its own, two at a time."""
+        jobs = {
+            t.name: pool.submit(self.row, t, *made[t.name], info, sampled, judged, float_file)
+            for t in self.targets
+            if t.name in made
+        }
+        rows = []
+        for target in self.targets:
+            try:
+                if target.name in failed:
+                    raise failed[target.name]
+                rows.append(jobs[target.name].result())
+            except TfcompressError as error:
+                rows.append(Row(target.name, "failed", error=error.to_dict()))
+        return rows
+
+    def row(
+        self,
+        target: Target,
+        path: Path,
+        record: dict,
+        info: dict,
+        sampled: Path | None,
+        judged: Path | None,
+        float_file: Path | None,
+    ) -> Row:
+        config = {
+            "runtime": target.runtime,
+            "metric": self.options.metric,
+            "names": names(info),
+            "limit": judged and store.read_json(judged / "step.json")["rows"],
+            "reference": judged and self.steps.digest(judged),
+        }
+
+        def judge(place: Path) -> dict:
+            with self.steps.child(f"{target.name} comparison") as child:
+                if target.runtime == "keras" and self.options.custom_objects:
+                    child.call("worker:register", {"modules": list(self.options.custom_objects)})
+                found = child.call("worker:describe", {"path": str(path)}) | {"findings": []}
+                if judged:
+                    told = child.call(
+                        "benchmark.compare:run",
+                        config
+                        | {
+                            "artifact": str(path),
+                            "samples": str(sampled / "held_back"),
+                            "reference": str(judged),
+                            "threads": 1,
+                        },
+                        self.steps.progress(f"judge {target.name}"),
+                    )
+                    found["measurements"] += told["measurements"]
+                    found["findings"] += told["findings"]
+                    if float_file and target.quantization != "none" and verdict.collapsed(told):
+                        found["findings"] += self.locate(child, path, float_file, sampled)
+                return found
+
+        folder = self.steps.step("judge", config, store.file_digest(path), judge)
+        found = store.read_json(folder / "step.json")
+        made_by = [path.parent]
+        if float_file and target.format == "tflite":
+            made_by.insert(0, float_file.parent)
+        notes = [{"level": "info", "text": n, "advice": ""} for n in record.get("notes", [])]
+        return Row(
+            target.name,
+            "ok",
+            Artifact(
+                f"{target.name}{SUFFIXES[target.format]}",
+                target.format,
+                tuple(self.steps.records[str(f)] for f in made_by),
+            ),
+            tuple(Measurement.from_dict(m) for m in found["measurements"]),
+            fallbacks=tuple(record.get("fallbacks", ())),
+            findings=(*found["findings"], *notes),
+            io=found["io"],
+        )
+
+    def locate(self, child: Child, path: Path, float_file: Path, sampled: Path) -> list[dict]:
+        """Where the error begins, layer by layer."""
+        try:
+            layers = child.call(
+                "benchmark.compare:locate",
+                {
+                    "artifact": str(path),
+                    "float": str(float_file),
+                    "samples": str(sampled / "held_back"),
+                    "limit": 8,
+                },
+            )["layers"]
+        except TfcompressError as error:
+            return [
+                {
+                    "level": "info",
+                    "advice": "",
+                    "text": f"where the error begins was not measured: {error.message}",
+                }
+            ]
+        return [{"level": "info", "text": "where the error begins", "advice": "", "layers": layers}]
+
+    def measure(self, made: dict, sampled: Path | None) -> dict[str, list[Measurement]]:
+        """Latency and memory of all artifacts, interleaved."""
+        artifacts = [
+            {
+                "name": t.name,
+                "path": str(made[t.name][0]),
+                "runtime": t.runtime,
+                "samples": sampled and str(sampled / "held_back"),
+                "custom_objects": list(self.options.custom_objects),
+            }
+            for t in self.targets
+            if t.name in made
+        ]
+        if not artifacts:
+            return {}
+        most = self.options.threads or min(os.cpu_count() or 1, 4)
+        threads = [1, most] if most > 1 else [1]
+        seconds = self.options.seconds
+        config = {"threads": threads, "seconds": seconds, "cpu": self.steps.cpu}
+        digest_in = store.digest(
+            sorted((a["name"], store.file_digest(a["path"])) for a in artifacts)
+        )
+
+        def measure(place: Path) -> dict:
+            found = latency.measure(artifacts, threads, seconds, self.steps.progress("measure"))
+            return {"found": {k: [m.to_dict() for m in v] for k, v in found.items()}}
+
+        folder = self.steps.step("measure", config, digest_in, measure)
+        found = store.read_json(folder / "step.json")["found"]
+        return {k: [Measurement.from_dict(m) for m in v] for k, v in found.items()}
+
+    def source_row(self, info: dict, timed: list[dict], rows: list[Row]) -> Row:
+        """The model as it came: its own size, latency in TensorFlow, and its metric."""
+
+        def describe(place: Path) -> dict:
+            with self.steps.child("size") as child:
+                return child.call("worker:describe", {"path": os.path.abspath(self.options.model)})
+
+        folder = self.steps.step("describe", {}, self.steps.model_digest, describe)
+        records = store.read_json(folder / "step.json")["measurements"] + timed
+        measurements = [Measurement.from_dict(m) for m in records]
+        if info["parameters"] is not None:
+            measurements.append(Measurement("parameters", "values", (info["parameters"],)))
+        return Row(
+            "source",
+            "ok",
+            Artifact(self.options.model, info["kind"], ()),
+            (*measurements, *verdict.before(rows)),
+            io={"inputs": info["inputs"], "outputs": info["outputs"]},
+        )
+
+    def data_record(self, sampled: Path | None, judged: Path | None, rows: list[Row]) -> dict:
+        if not sampled:
+            return {"kind": "none", "spec": None, "random": False, "labels": False, "notes": []}
+        told = store.read_json(sampled / "step.json")
+        told["evaluated"] = store.read_json(judged / "step.json")["rows"]
+        told["metric"] = verdict.metric(rows)
+        return {k: v for k, v in told.items() if k not in ("seconds", "digest_out")}
+
+    def recipe(self) -> dict:
+        """What was asked for, without what does not change the artifacts."""
+        told = {
+            k: v
+            for k, v in dataclasses.asdict(self.options).items()
+            if k not in ("command", "fresh", "output", "targets") and v not in (None, (), False)
+        }
+        return told | {"targets": [t.to_dict() for t in self.targets]}
+
+
+def _write(folder: Path, steps: Steps, finished: Report, made: dict) -> None:
+    def fill(work: Path) -> None:
+        for row in finished.rows:
+            if row.target in made and row.artifact:
+                copy = shutil.copytree if made[row.target][0].is_dir() else shutil.copyfile
+                copy(made[row.target][0], work / row.artifact.path)
+        report.write(finished, work)
+
+    output.write(
+        folder,
+        fill,
+        {
+            "key": steps.key,
+            "source": {"path": steps.options.model, "sha256": steps.model_digest},
+            "recipe": finished.recipe,
+            "versions": steps.versions,
+            "environment": finished.environment,
+            "created": finished.created,
+            "tool": {"name": "tfcompress", "version": __version__},
+        },
+    )

@@ -1,0 +1,114 @@
+"""The quantization step of a run: one float file to a file per target, in a child process."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+from . import data, store
+from .child import Child, ChildDied
+from .errors import TfcompressError, from_dict
+from .steps import Steps
+from .targets import Target
+
+
+class Quantization:
+    """All TFLite targets of a run. Calibrated once; a crash loses only the target it happens in."""
+
+    def __init__(self, run: Steps, targets: list[Target], child: Child):
+        self.run, self.targets, self.child = run, targets, child
+        self.made: dict[str, tuple[Path, dict]] = {}
+        self.failed: dict[str, TfcompressError] = {}
+        self._results: dict[str, dict] = {}
+
+    def make(self, float_file: Path, sampled: Path | None, info: dict) -> Quantization:
+        """Fill `made` (path and step record by target) and `failed` (error by target)."""
+        samples = sampled / "calibration" if sampled else None
+        digest_in = store.digest(
+            store.file_digest(float_file), samples and store.file_digest(samples)
+        )
+        labels = self._labels(info)
+        for target in self.targets:
+            config = {
+                "target": target.to_dict(),
+                "strict": self.run.options.strict,
+                "labels": labels,
+                "normalize": self.run.options.normalize,
+                "seed": self.run.options.seed,
+            }
+            try:
+                folder = self.run.step(
+                    "quantize",
+                    config,
+                    digest_in,
+                    functools.partial(self._file, target, float_file, samples, info, labels),
+                )
+            except TfcompressError as error:
+                self.failed[target.name] = error
+                continue
+            record = store.read_json(folder / "step.json")
+            self.made[target.name] = folder / f"{target.name}.tflite", record
+        return self
+
+    def _file(self, target: Target, float_file, samples, info, labels, place: Path) -> dict:
+        while target.name not in self._results:
+            if target.name in self.failed:
+                raise self.failed[target.name]
+            self._call(float_file, samples, info, labels)
+        result = dict(self._results[target.name])
+        if "error" in result:
+            raise from_dict(result["error"])
+        file = place / f"{target.name}.tflite"
+        shutil.move(result.pop("path"), file)
+        return result | {"digest_out": store.file_digest(file)}
+
+    def _call(self, float_file, samples, info, labels) -> None:
+        """One call for every target that has no result yet."""
+        waiting = [t for t in self.targets if t.name not in self.made | self.failed]
+        current = [waiting[0].name]
+
+        def watch(fraction, text):
+            if text.startswith("target:"):
+                current[0] = text = text.removeprefix("target:")
+            self.run.event("quantize", fraction, text)
+
+        mean_std = data.NORMALIZATIONS.get(self.run.options.normalize or "")
+        try:
+            self._results |= self.child.call(
+                "worker:quantize",
+                {
+                    "float": str(float_file),
+                    "samples": samples and str(samples),
+                    "targets": [t.to_dict() for t in waiting],
+                    "out": tempfile.mkdtemp(dir=self.run.scratch),
+                    "names": names(info),
+                    "strict": self.run.options.strict,
+                    "seed": self.run.options.seed,
+                    "labels": labels,
+                    "normalization": mean_std
+                    and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
+                    "provenance": {
+                        "source_sha256": self.run.model_digest,
+                        "versions": self.run.versions,
+                        "samples": self.run.options.samples,
+                        "seed": self.run.options.seed,
+                    },
+                },
+                watch,
+            )["targets"]
+        except ChildDied as error:
+            self.failed[current[0]] = error
+            self.child = self.run.child("quantization")
+
+    def _labels(self, info: dict) -> list[str] | None:
+        if self.run.options.labels:
+            text = Path(self.run.options.labels).read_text(encoding="utf-8")
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        return info.get("classes") or None
+
+
+def names(info: dict) -> dict:
+    """The names of a model's inputs and outputs, in its order."""
+    return {key: [s["name"] for s in info[key]] for key in ("inputs", "outputs")}

@@ -1,0 +1,182 @@
+"""What one run shares: its options, its step store, its child processes, and who is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from . import __version__, data, store
+from .artifact import Step
+from .child import Child, Progress
+from .targets import Target
+
+Event = Callable[[str, float | None, str], None]
+PACKAGES = ("tensorflow", "keras", "tf-keras", "ai-edge-litert", "ai-edge-quantizer", "numpy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `shrink` can be told; the command line's flags have the same names."""
+
+    model: str
+    targets: tuple[str, ...] = ("tflite-int8",)
+    data: str | None = None
+    output: str | None = None
+    samples: int = 200
+    eval_data: str | None = None
+    eval_samples: int | None = None
+    metric: str | None = None
+    max_drop: float | None = None
+    strict: bool = False
+    io_dtype: str | None = None
+    input_shape: str | None = None
+    normalize: str | None = None
+    labels: str | None = None
+    custom_objects: tuple[str, ...] = ()
+    unsafe_load: bool = False
+    seed: int = 0
+    threads: int | None = None
+    seconds: float = 2.0
+    fresh: bool = False
+    command: str = ""
+
+
+class Steps:
+    """One run's steps. A context manager: leaving it ends every child process.
+
+    Attributes:
+        key: The digest of everything that decides the run's result.
+        records: What is known of each step made or found, by its folder.
+    """
+
+    def __init__(self, options: Options, targets: list[Target], on_event: Event, cpu: str):
+        self.options, self.targets, self.event, self.cpu = options, targets, on_event, cpu
+        self.store = store.Store()
+        self.scratch = Path()
+        self.records: dict[str, Step] = {}
+        self.versions = {p: _version(p) for p in PACKAGES} | {"tfcompress": __version__}
+        self.model_digest = store.file_digest(options.model)
+        self.data_digest = _data_digest(options.data)
+        self.eval_digest = _data_digest(options.eval_data)
+        modules = [_module_digest(name) for name in options.custom_objects]
+        self._base = store.digest(
+            "source",
+            code_digest(),
+            self.versions,
+            self.model_digest,
+            options.input_shape,
+            options.unsafe_load,
+            modules,
+        )
+        told = dataclasses.asdict(options) | {
+            "output": "",
+            "command": "",
+            "fresh": False,
+            "model": Path(options.model).name,
+        }
+        self.key = store.digest(
+            self._base,
+            self.data_digest,
+            self.eval_digest,
+            told,
+            [t.to_dict() for t in targets],
+            cpu,
+        )
+        self._children: list[Child] = []
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Steps:
+        self.scratch = Path(tempfile.mkdtemp(prefix="tfcompress-"))
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def close(self) -> None:
+        """End every child process; whoever waits for one gets a `ChildDied`."""
+        for child in self._children:
+            child.close()
+
+    def child(self, what: str) -> Child:
+        """A new child process. It finds the user's own modules only where the user named any."""
+        user_code = self.options.custom_objects or any(
+            spec and data.kind_of(spec) == "function"
+            for spec in (self.options.data, self.options.eval_data)
+        )
+        made = Child(what, path=(os.getcwd(),) if user_code else ())
+        self._children.append(made)
+        return made
+
+    def progress(self, stage: str) -> Progress:
+        return lambda fraction, text: self.event(stage, fraction, text)
+
+    def step(self, name: str, config: dict, digest_in: str, make: Callable[[Path], dict]) -> Path:
+        """The folder of a step: from the store, or made now by `make(folder)`.
+
+        `make` writes its files into the folder it is given and returns what `step.json` shall
+        hold; `digest_out` in it names the result where the key would say too much.
+        """
+        key = store.digest(name, config, digest_in, self._base)
+        if self.options.fresh and key not in self._done:
+            self.store.drop(key)
+        self._done.add(key)
+        folder = self.store.find(key)
+        cached = folder is not None
+        if not folder:
+            start = time.perf_counter()
+            with self.store.make(key) as work:
+                record = make(work)
+                record["seconds"] = round(time.perf_counter() - start, 3)
+                store.write_json(work / "step.json", record)
+            folder = self.store.find(key)
+        record = store.read_json(folder / "step.json")
+        out = record.get("digest_out") or key
+        if str(folder) not in self.records:
+            self.records[str(folder)] = Step(
+                name, config, record["seconds"], digest_in, out, cached
+            )
+        return folder
+
+    def digest(self, folder: Path) -> str:
+        """The digest of what the step in `folder` made."""
+        return self.records[str(folder)].digest_out
+
+
+def _data_digest(spec: str | None) -> str:
+    if spec is None:
+        return "none"
+    return data.digest(spec) or store.digest("unknown", time.time_ns())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def code_digest() -> str:
+    """This package's own source: a changed line makes earlier steps' results stale."""
+    here = Path(__file__).parent
+    folders = ("", "compress", "compress/lower", "export", "benchmark", "targets")
+    files = [p for folder in folders for p in sorted((here / folder).glob("*.py"))]
+    return store.digest([(p.name, store.file_digest(p)) for p in files])
+
+
+def _module_digest(name: str) -> str:
+    """The user's module by content where it is a file under the current folder."""
+    path = Path(name.replace(".", "/"))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return store.file_digest(file)
+    return name

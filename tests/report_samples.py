@@ -1,0 +1,190 @@
+"""Reports as runs would give them, for the tests of the report. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import random
+
+from tfcompress.artifact import Artifact, Measurement, Report, Row, Step
+
+HOSTILE = '<script>alert("x")</script> & | `code` **bold** [red]\x1b[31m \u202eevil'
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _latency(p50: float, seed: int, n: int = 120) -> tuple[float, ...]:
+    draw = random.Random(seed)
+    tail = [p50 * draw.uniform(2, 4) for _ in range(2)]
+    return tuple(round(p50 * draw.lognormvariate(0, 0.05), 5) for _ in range(n - 2)) + tuple(tail)
+
+
+def row(target, size, latency=None, status="ok", snr=None, accuracy=None, agreement=None, **more):
+    """One row of the report with the usual measurements; None leaves a measurement out."""
+    seed = len(target)
+    found = [Measurement("size", "bytes", (size,)),
+             Measurement("size_gzip", "bytes", (round(size * 0.83),)),
+             Measurement("parameters", "values", (78_666,)), Measurement("macs", "MACs", (12_501_632,)),
+             Measurement("zeros", "share", (0.0123,))]
+    if latency:
+        found += [Measurement("latency", "ms", _latency(latency, seed), "1 thread"),
+                  Measurement("latency_threads", "ms", _latency(latency * 0.6, seed + 1), "4 threads"),
+                  Measurement("load_time", "ms", (latency * 3,)),
+                  Measurement("throughput", "samples/s", (1000 / latency,)),
+                  Measurement("peak_memory", "bytes", (31_000_000 + size * 2,))]
+    for name, unit, value in (("snr", "dB", snr), ("agreement", "share", agreement),
+                              ("accuracy", "share", accuracy)):
+        if value is not None:
+            found.append(Measurement(name, unit, (value,)))
+    if snr is not None:
+        found += [Measurement("cosine", "", (1 - 10 ** (-snr / 10) / 2,)),
+                  Measurement("max_error", "", (10 ** (-snr / 20),))]
+    dtype = "int8" if "int8" in target else "float32"
+    signature = {
+        "signature": "serving_default",
+        "inputs": [{"name": "image", "shape": [1, 32, 32, 3], "dtype": dtype,
+                    "scale": 1.0 if dtype == "int8" else None,
+                    "zero_point": -128 if dtype == "int8" else None}],
+        "outputs": [{"name": "probabilities", "shape": [1, 10], "dtype": dtype,
+                     "scale": 0.00390625 if dtype == "int8" else None,
+                     "zero_point": -128 if dtype == "int8" else None}],
+        "weights": {"int8": 0.981, "int32": 0.017, "float32": 0.002} if dtype == "int8"
+        else {"float32": 1.0},
+    }
+    steps = (Step("convert", {"route": "keras"}, 7.13, _digest("a"), _digest("b"), target != "source"),
+             Step("quantize", {"recipe": target}, 0.112, _digest("b"), _digest(target)))
+    made = Artifact(f"{target}/model.tflite", "tflite", steps if target != "source" else ())
+    return Row(target, status, more.pop("artifact", made), tuple(found), io=signature, **more)
+
+
+def failed(target, message, hint):
+    return Row(target, "failed", error={"type": "TargetError", "message": message, "hint": hint})
+
+
+def report(rows, **changes) -> Report:
+    """A report on a small CIFAR-10 network around the given rows."""
+    made = Report(
+        source={
+            "path": "mlperf_tiny_resnet8.h5", "format": "h5 (Keras 2)", "kind": "functional",
+            "sha256": _digest("model"), "parameters": 78_666,
+            "inputs": [{"name": "image", "shape": [None, 32, 32, 3], "dtype": "float32"}],
+            "outputs": [{"name": "probabilities", "shape": [None, 10], "dtype": "float32"}],
+            "weights": {"float32": 1.0},
+            "notes": ["read by tf_keras: Keras 3 cannot read its loss configuration"],
+            "rewrites": [{"what": "removed RandomFlip and RandomContrast",
+                          "why": "they do nothing at inference, yet an export leaves them on",
+                          "layers": ["random_flip", "random_contrast"]}],
+        },
+        data={"spec": "cifar10.npz", "kind": "npz", "calibration": 200, "held_back": 9800,
+              "evaluated": 2000, "labels": True, "random": False, "metric": "accuracy",
+              "notes": ["calibration samples drawn evenly from 10 classes"]},
+        rows=tuple(rows),
+        recipe={"targets": [r.target for r in rows if r.target != "source"], "seed": 0,
+                "calibration": 200, "max_drop": 0.01},
+        environment={"cpu": "AMD EPYC 7763 64-Core Processor", "cores": 4, "load": 0.31,
+                     "os": "Linux 6.1 x86_64", "python": "3.11.9",
+                     "versions": {"tensorflow": "2.19.0", "keras": "3.15.1",
+                                  "ai-edge-litert": "2.3.0", "ai-edge-quantizer": "0.10.0"}},
+        command="tfcompress shrink mlperf_tiny_resnet8.h5 --target tflite-int8 --data cifar10.npz",
+        created="2025-06-03T14:07:31Z", version="0.1.0", seconds=48.213,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+SOURCE = dict(target="source", size=346_112, latency=2.31, accuracy=0.8719)
+
+
+def usual() -> Report:
+    """Seven targets of one model: five good, one rejected, one failed."""
+    collapse = {"level": "error", "text": "The outputs no longer follow the source model: SNR 6.2 dB.",
+                "advice": "Quantize the weights to int8 (tflite-dynamic), or train with int4 in the loop.",
+                "layers": [{"tensor": "resnet/conv2d/Conv2D", "layer": "conv2d", "op": "CONV_2D",
+                            "snr_db": 21.4},
+                           {"tensor": "resnet/conv2d_3/Conv2D", "layer": "conv2d_3", "op": "CONV_2D",
+                            "snr_db": 11.9},
+                           {"tensor": "resnet/dense/MatMul", "layer": "dense",
+                            "op": "FULLY_CONNECTED", "snr_db": 6.2}]}
+    kept = {"op": "SOFTMAX", "tensor": "resnet/softmax", "layer": "softmax", "precision": "int16",
+            "why": "its int8 output alone would cost 9 dB", "cost": "+0.01 ms, +0.1 kB"}
+    return report([
+        row(**SOURCE),
+        row("keras", 331_200, 2.29, snr=math.inf, accuracy=0.8719, agreement=1.0),
+        row("tflite-float32", 317_340, 0.412, snr=134.2, accuracy=0.8719, agreement=1.0),
+        row("tflite-float16", 163_044, 0.431, snr=71.3, accuracy=0.8719, agreement=0.9995),
+        row("tflite-dynamic", 98_880, 0.302, snr=34.6, accuracy=0.8702, agreement=0.9905),
+        row("tflite-int8", 96_432, 0.287, snr=27.8, accuracy=0.8707, agreement=0.9845,
+            fallbacks=(kept,),
+            findings=({"level": "info", "text": "One operation of 24 stays in int16.",
+                       "advice": "Use --strict to make this an error."},)),
+        row("tflite-int4", 58_208, 1.93, "rejected", snr=6.2, accuracy=0.6133, agreement=0.641,
+            findings=(collapse,),
+            error={"type": "QualityError", "message": "accuracy fell by 25.9 points; 1 is allowed",
+                   "hint": "raise --max-drop or choose another target"}),
+        failed("tflite-int16x8", "the convert process was killed by SIGSEGV",
+               "run with --debug to see its log"),
+    ])
+
+
+def single() -> Report:
+    """One target, regression, and things that could not be measured."""
+    def more(made, mae, note=""):
+        extra = [Measurement("mae", "", (mae,))]
+        if note:
+            extra.append(Measurement("peak_memory", "bytes", (), note))
+        kept = tuple(m for m in made.measurements if m.name != "peak_memory")
+        return dataclasses.replace(made, measurements=kept + tuple(extra))
+
+    why = "not measured: the system does not report it"
+    rows = [more(row("source", 4_210_000, 13.7), 0.2104, why),
+            more(row("tflite-int8", 1_093_120, 4.42, snr=38.2), 0.2109, why)]
+    given = report(rows)
+    return dataclasses.replace(given, data={**given.data, "metric": None, "evaluated": 512},
+                               recipe={"targets": ["tflite-int8"], "seed": 0})
+
+
+def hostile() -> Report:
+    """Random data, and names made to break a page, a table and a terminal."""
+    given = usual()
+    finding = {"level": "warning", "text": HOSTILE, "advice": HOSTILE,
+               "layers": [{"tensor": HOSTILE, "layer": HOSTILE, "op": HOSTILE, "snr_db": math.inf}]}
+    bad = dataclasses.replace(
+        given.rows[5], target=HOSTILE, findings=(finding,),
+        artifact=Artifact(HOSTILE, HOSTILE, (Step(HOSTILE, {HOSTILE: HOSTILE}, 1.0, HOSTILE, HOSTILE),)),
+        fallbacks=({k: HOSTILE for k in ("op", "tensor", "layer", "precision", "why", "cost")},),
+        io={"signature": HOSTILE, "weights": {HOSTILE: 1.0},
+            "inputs": [{"name": HOSTILE, "shape": [1, None], "dtype": HOSTILE, "scale": 0.5,
+                        "zero_point": 0}], "outputs": []})
+    source = {**given.source, "path": HOSTILE, "notes": [HOSTILE],
+              "rewrites": [{"what": HOSTILE, "why": HOSTILE, "layers": [HOSTILE]}],
+              "inputs": [{"name": HOSTILE, "shape": [None], "dtype": HOSTILE}]}
+    return dataclasses.replace(
+        given, rows=(given.rows[0], given.rows[2], bad, failed(HOSTILE + "2", HOSTILE, HOSTILE)),
+        source=source, command=f"tfcompress shrink '{HOSTILE}'\n```\n# x",
+        data={**given.data, "spec": "random", "kind": "random", "random": True, "labels": False},
+        environment={**given.environment, "cpu": HOSTILE, "versions": {HOSTILE: HOSTILE}})
+
+
+def crowd(count: int = 12) -> Report:
+    """Many targets, some with long names, sizes and latencies over two orders of magnitude."""
+    rows = [row("source", 14_320_000, 21.4, accuracy=0.913)]
+    for i in range(count):
+        name = ("tflite-int8", "my-company-camera-board-revision-b-with-a-long-name", "tflite-float16",
+                "edge-board")[i % 4] + f"-{i}"
+        lost = 0.002 * (i % 5) + 0.0001 * i * i
+        rows.append(row(name, round(14_320_000 / (1.4 + i)), 4.0 * (1 + i * i / 4),
+                        snr=60 - 3.1 * i, accuracy=0.913 - lost, agreement=0.999 - 2 * lost))
+    return report(rows)
+
+
+def bare() -> Report:
+    """As little as a report can hold: no data, no latency, everything optional left out."""
+    sizes = (Measurement("size", "bytes", (812,)),)
+    return Report(source={"path": "m.keras", "format": "keras"}, data={}, recipe={}, environment={},
+                  rows=(Row("source", "ok", None, sizes), Row("keras", "ok", None, sizes)),
+                  command="", created="", version="0.1.0")
+
+
+ALL = {"usual": usual, "single": single, "hostile": hostile, "crowd": crowd, "bare": bare}

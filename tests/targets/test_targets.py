@@ -1,0 +1,67 @@
+import pytest
+
+from tfcompress import targets
+from tfcompress.errors import UsageError
+
+
+def test_the_built_in_targets_are_these():
+    assert targets.names() == [
+        "keras",
+        "saved-model",
+        "tflite-float32",
+        "tflite-float16",
+        "tflite-dynamic",
+        "tflite-int8",
+        "tflite-int16x8",
+        "tflite-int4",
+    ]
+
+
+def test_only_calibrated_targets_need_data():
+    assert [t.name for t in targets.load_all() if t.needs_data] == ["tflite-int8", "tflite-int16x8"]
+
+
+def test_a_near_miss_is_answered_with_the_right_name():
+    with pytest.raises(UsageError) as caught:
+        targets.load("tflite-int-8")
+    assert "did you mean tflite-int8" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "../errors", "/etc/passwd", "nothing like it"])
+def test_unknown_names_list_the_known_ones(name):
+    with pytest.raises(UsageError) as caught:
+        targets.load(name)
+    assert "tflite-int8" in caught.value.hint
+
+
+def test_a_users_own_target(tmp_path):
+    path = tmp_path / "watch.toml"
+    path.write_text(
+        'summary = "a watch"\nformat = "tflite"\nquantization = "int8"\n'
+        'io_dtype = "uint8"\n[limits]\nbytes = 100000\n'
+    )
+    target = targets.load(str(path))
+    assert (target.name, target.io_dtype, target.limits) == ("watch", "uint8", {"bytes": 100000})
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("format = ", "not TOML"),
+        ('summary = "x"', "'format' is missing"),
+        ('summary = "x"\nformat = "tflite"\nquantisation = "int8"', "quantisation"),
+        ('summary = "x"\nformat = "onyx"', "onyx"),
+        ('summary = "x"\nformat = "tflite"\nmin_snr_db = "high"', "wrong type"),
+        ('summary = "x"\nformat = "tflite"\n[limits]\nbites = 1', "bites"),
+    ],
+)
+def test_wrong_target_files_are_told_apart(tmp_path, text, told):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=told):
+        targets.load(str(path))
+
+
+def test_a_missing_target_file():
+    with pytest.raises(UsageError, match="no target file"):
+        targets.load("nowhere.toml")

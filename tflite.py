@@ -1,0 +1,420 @@
+"""Reading and writing .tflite files as objects, without running them.
+
+    describe("m.tflite") -> what is in the file: operators, signature, weights, MACs
+
+`load` gives the schema's own object tree (`ai_edge_litert.schema_py_generated.ModelT`) for passes
+that change it, and `dump` writes it back. The format is a flatbuffer with the identifier TFL3
+(schema: tensorflow/lite/schema/schema.fbs).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+from .errors import ModelError
+
+IDENTIFIER = b"TFL3"
+ALIGNMENT = 16  # bytes; what kernels may assume of the data of a buffer
+
+
+@functools.cache
+def op_names() -> dict[int, str]:
+    """Builtin operator code -> name, as in the schema (`CONV_2D`, ...)."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+
+
+@functools.cache
+def dtype_names() -> dict[int, str]:
+    """Tensor type code -> name (`float32`, `int8`, `int4`, ...)."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
+
+
+def load(file: str | Path | bytes):
+    """Parse a .tflite file, or its bytes, into a `ModelT`.
+
+    The data of buffers are views of the file's bytes (uint8 arrays), not copies.
+
+    Raises:
+        ModelError: The file cannot be read, is not TFLite, or is damaged.
+    """
+    if isinstance(file, (str, Path)):
+        name = Path(file).name
+        try:
+            data = Path(file).read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read {file}: {error.strerror}", "check the path") from None
+    else:
+        name, data = "the model", bytes(file)
+    if len(data) < 8 or data[4:8] != IDENTIFIER:
+        raise ModelError(f"{name} is not a TFLite file", "give a .tflite file")
+    try:
+        model = _parse(data)
+        _check(model)
+    except Exception as error:  # the parser of a damaged file can fail in any way
+        raise ModelError(
+            f"{name} is damaged: {type(error).__name__}", "copy or convert it again"
+        ) from None
+    return model
+
+
+def _parse(data: bytes):
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # data kept behind the flatbuffer
+            if buffer.offset + buffer.size > len(data):
+                raise ValueError("a buffer ends behind the end of the file")
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
+        if buffer.data is not None and not len(buffer.data):
+            buffer.data = None
+    return model
+
+
+def _check(model) -> None:
+    """Raise where an index points outside, so that readers need not care."""
+    if not model.subgraphs or not model.buffers:
+        raise ValueError("no subgraphs or no buffers")
+    for graph in model.subgraphs:
+        graph.operators = graph.operators or []
+        graph.tensors = graph.tensors or []
+        count = len(graph.tensors)
+        for tensor in graph.tensors:
+            if tensor.name is None:
+                tensor.name = b""
+            tensor.name.decode("utf-8")
+            if tensor.shape is None:
+                tensor.shape = []
+            if not 0 <= tensor.buffer < len(model.buffers) or tensor.type not in dtype_names():
+                raise ValueError("a tensor has no buffer or type")
+        for op in graph.operators:
+            op.inputs = [int(i) for i in (op.inputs if op.inputs is not None else [])]
+            op.outputs = [int(i) for i in (op.outputs if op.outputs is not None else [])]
+            if not 0 <= op.opcodeIndex < len(model.operatorCodes or []):
+                raise ValueError("an operator without a code")
+            if any(not -1 <= i < count for i in op.inputs + op.outputs):
+                raise ValueError("an operator reads a tensor that is not there")
+        graph.inputs = [int(i) for i in (graph.inputs if graph.inputs is not None else [])]
+        graph.outputs = [int(i) for i in (graph.outputs if graph.outputs is not None else [])]
+        if any(not 0 <= i < count for i in graph.inputs + graph.outputs):
+            raise ValueError("an input or output that is not there")
+    model.signatureDefs = model.signatureDefs or []
+    for signature in model.signatureDefs:
+        signature.inputs, signature.outputs = signature.inputs or [], signature.outputs or []
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        for entry in [*signature.inputs, *signature.outputs]:
+            tensors[entry.tensorIndex]
+            entry.name.decode("utf-8")
+    for code in model.operatorCodes or []:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def dump(model) -> bytes:
+    """Serialize a `ModelT`; the data of its buffers are aligned to 16 bytes, as the schema asks.
+
+    Deterministic: the same tree gives the same bytes.
+    """
+    import flatbuffers
+
+    kind = _aligned_buffer()
+    for buffer in model.buffers:
+        buffer.__class__ = kind
+    data = sum(len(b.data) for b in model.buffers if b.data is not None)
+    builder = flatbuffers.Builder(data + 65_536)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+@functools.cache
+def _aligned_buffer():
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    class AlignedBuffer(schema.BufferT):
+        def Pack(self, builder):
+            vector = None
+            if self.data is not None and len(self.data):
+                data = np.ascontiguousarray(self.data).view(np.uint8).ravel()
+                builder.StartVector(1, len(data), ALIGNMENT)
+                builder.head -= len(data)
+                builder.Bytes[builder.head : builder.head + len(data)] = data.tobytes()
+                vector = builder.EndVector()
+            schema.BufferStart(builder)
+            if vector is not None:
+                schema.BufferAddData(builder, vector)
+            return schema.BufferEnd(builder)
+
+    return AlignedBuffer
+
+
+def op_name(model, op) -> str:
+    """Builtin name of an operator, or the name of a custom one."""
+    code = model.operatorCodes[op.opcodeIndex]
+    name = op_names().get(code.builtinCode, f"UNKNOWN_{code.builtinCode}")
+    return code.customCode.decode() if name == "CUSTOM" and code.customCode else name
+
+
+def constant(model, tensor):
+    """The values of a constant tensor as an array of its own dtype, None where it has none.
+
+    int4 values come unpacked, as int8. float16 as float16.
+    """
+    import numpy as np
+
+    data = model.buffers[tensor.buffer].data
+    if data is None:
+        return None
+    data = np.asarray(data, np.uint8)
+    name = dtype_names()[tensor.type]
+    shape = [int(n) for n in tensor.shape]
+    if name == "int4":
+        low = (data.astype(np.int8) << 4) >> 4
+        both = np.stack([low, data.astype(np.int8) >> 4], -1).ravel()
+        return both[: math.prod(shape)].reshape(shape)
+    if name in ("string", "resource", "variant") or name not in _WIDTHS:
+        return None
+    return np.frombuffer(data.tobytes(), name)[: math.prod(shape)].reshape(shape)
+
+
+_WIDTHS = {
+    "float64",
+    "float32",
+    "float16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
+}
+
+
+def describe(file: str | Path | bytes) -> dict:
+    """What a .tflite file holds.
+
+    Returns:
+        inputs, outputs: Of the first signature (or of the first subgraph), each `{"name",
+            "tensor", "shape", "dtype", "scale", "zero_point"}` (scale and zero point None for
+            floats).
+        signature: Its key, or None.
+        subgraphs: `[{"name", "ops": [...]}]`; an op is `{"index", "op", "layer", "inputs",
+            "outputs", "macs"}` with tensors as `{"name", "shape", "dtype", "constant"}`.
+        histogram: `{op name: count}`, all subgraphs, most frequent first.
+        parameters: Number of stored weight values: constants of a floating type, or of an integer
+            type with a quantization scale; a buffer that tensors share counts once.
+        weights: `{"bytes", "dtypes": {dtype: share of the values}, "zeros": share of zeros}`.
+        macs: Multiply-accumulates of one inference: output elements times the length of the dot
+            product behind each, for convolutions, FULLY_CONNECTED, BATCH_MATMUL and the recurrent
+            kernels (their weights once per time step). The body of a WHILE counts once.
+        bytes: Size of the file.
+
+    Raises:
+        ModelError: The file cannot be read, is not TFLite, or is damaged.
+    """
+    model = load(file)
+    try:
+        subgraphs = [_describe_graph(model, graph) for graph in model.subgraphs]
+        weights = _weights(model)
+        ends = _ends(model)
+    except Exception as error:
+        raise ModelError(
+            f"the TFLite file is damaged: {type(error).__name__}", "copy or convert it again"
+        ) from None
+    histogram = Counter(op["op"] for graph in subgraphs for op in graph["ops"])
+    return {
+        **ends,
+        "subgraphs": subgraphs,
+        "histogram": dict(sorted(histogram.items(), key=lambda kv: (-kv[1], kv[0]))),
+        **weights,
+        "macs": sum(op["macs"] for graph in subgraphs for op in graph["ops"]),
+        "bytes": len(file) if isinstance(file, bytes) else Path(file).stat().st_size,
+    }
+
+
+def _ends(model) -> dict:
+    signature = model.signatureDefs[0] if model.signatureDefs else None
+    graph = model.subgraphs[signature.subgraphIndex if signature else 0]
+
+    def end(name, tensor):
+        quant = tensor.quantization
+        scaled = quant is not None and quant.scale is not None and len(quant.scale) == 1
+        return {
+            "name": name,
+            "tensor": tensor.name.decode(),
+            "shape": [int(n) for n in tensor.shape],
+            "dtype": dtype_names()[tensor.type],
+            "scale": float(quant.scale[0]) if scaled else None,
+            "zero_point": int(quant.zeroPoint[0]) if scaled else None,
+        }
+
+    if signature:
+        ins = [end(e.name.decode(), graph.tensors[e.tensorIndex]) for e in signature.inputs]
+        outs = [end(e.name.decode(), graph.tensors[e.tensorIndex]) for e in signature.outputs]
+        return {"signature": signature.signatureKey.decode(), "inputs": ins, "outputs": outs}
+    return {
+        "signature": None,
+        "inputs": [end(graph.tensors[i].name.decode(), graph.tensors[i]) for i in graph.inputs],
+        "outputs": [end(graph.tensors[i].name.decode(), graph.tensors[i]) for i in graph.outputs],
+    }
+
+
+def _describe_graph(model, graph) -> dict:
+    names = layer_names(model)
+
+    def show(index):
+        tensor = graph.tensors[index]
+        return {
+            "name": tensor.name.decode(),
+            "shape": [int(n) for n in tensor.shape],
+            "dtype": dtype_names()[tensor.type],
+            "constant": model.buffers[tensor.buffer].data is not None,
+        }
+
+    ops = [
+        {
+            "index": index,
+            "op": op_name(model, op),
+            "layer": names.get(graph.tensors[op.outputs[0]].name.decode(), "")
+            if op.outputs
+            else "",
+            "inputs": [show(i) for i in op.inputs if i >= 0],
+            "outputs": [show(i) for i in op.outputs if i >= 0],
+            "macs": macs(model, graph, op),
+        }
+        for index, op in enumerate(graph.operators)
+    ]
+    return {"name": (graph.name or b"").decode("utf-8", "replace"), "ops": ops}
+
+
+def macs(model, graph, op) -> int:
+    """Multiply-accumulates of one operator (see `describe`); 0 for those without dot products."""
+
+    def shape(index):
+        return [int(n) for n in graph.tensors[index].shape]
+
+    name = op_name(model, op)
+    if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        filters = shape(op.inputs[1])
+        depth = filters[1:] if name == "CONV_2D" else filters[1:3]
+        return math.prod(shape(op.outputs[0])) * math.prod(depth)
+    if name == "TRANSPOSE_CONV":
+        return math.prod(shape(op.inputs[2])) * math.prod(shape(op.inputs[1])[:3])
+    if name == "CONV_3D":
+        return math.prod(shape(op.outputs[0])) * math.prod(shape(op.inputs[1])[:4])
+    if name == "FULLY_CONNECTED":
+        return math.prod(shape(op.outputs[0])) * shape(op.inputs[1])[-1]
+    if name == "BATCH_MATMUL":
+        depth = shape(op.inputs[0])[-2 if op.builtinOptions and op.builtinOptions.adjX else -1]
+        return math.prod(shape(op.outputs[0])) * depth
+    if name in _RECURRENT:
+        first = shape(op.inputs[0])
+        steps = math.prod(first[:2]) if name.startswith(("UNI", "BI")) else first[0]
+        weights = [
+            i
+            for i in op.inputs[1:]
+            if i >= 0
+            and len(graph.tensors[i].shape) == 2
+            and model.buffers[graph.tensors[i].buffer].data is not None
+        ]
+        return steps * sum(math.prod(shape(i)) for i in weights)
+    return 0
+
+
+_RECURRENT = (
+    "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    "BIDIRECTIONAL_SEQUENCE_LSTM",
+    "LSTM",
+    "RNN",
+    "SVDF",
+    "UNIDIRECTIONAL_SEQUENCE_RNN",
+    "BIDIRECTIONAL_SEQUENCE_RNN",
+)
+
+
+def is_weight(model, tensor) -> bool:
+    """Whether a tensor is a stored weight: a constant that is a float, or scaled integers."""
+    if model.buffers[tensor.buffer].data is None:
+        return False
+    quant = tensor.quantization
+    scaled = quant is not None and quant.scale is not None and len(quant.scale) > 0
+    return dtype_names()[tensor.type].startswith(("float", "bfloat")) or scaled
+
+
+def _weights(model) -> dict:
+    import numpy as np
+
+    counts: Counter = Counter()
+    zeros = stored = 0
+    seen = set()
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.buffer in seen or not is_weight(model, tensor):
+                continue
+            seen.add(tensor.buffer)
+            stored += len(model.buffers[tensor.buffer].data)
+            values = constant(model, tensor)
+            count = math.prod(int(n) for n in tensor.shape)
+            counts[dtype_names()[tensor.type]] += count
+            if values is not None:
+                zeros += values.size - int(np.count_nonzero(values))
+    total = sum(counts.values())
+    shares = {name: count / total for name, count in counts.most_common()} if total else {}
+    return {
+        "parameters": total,
+        "weights": {"bytes": stored, "dtypes": shares, "zeros": zeros / total if total else 0.0},
+    }
+
+
+def layer_names(model) -> dict[str, str]:
+    """Tensor name -> the Keras layer it most likely belongs to ("" where the name says nothing).
+
+    Converters keep the scopes of the traced model in tensor names: `model/conv1/Relu;...`. Keras
+    3 puts a number behind every scope when a model is traced a second time (`conv1_1/Relu`); this
+    holds for all scopes of a file or for none, and only then is it dropped. A model output is
+    called after its signature entry.
+    """
+    found = {
+        t.name.decode(): t.name.decode().split(";")[0].split("/")
+        for graph in model.subgraphs
+        for t in graph.tensors
+    }
+    scoped = [parts for parts in found.values() if len(parts) > 2]
+    numbered = bool(scoped) and all(_NUMBERED.search(parts[1]) for parts in scoped)
+    names = {name: _layer(parts, numbered) for name, parts in found.items()}
+    for signature in model.signatureDefs:
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        for entry in signature.outputs:
+            name = tensors[entry.tensorIndex].name.decode()
+            names[name] = names.get(name) or entry.name.decode()
+    return names
+
+
+_NUMBERED = re.compile(r"_\d+$")
+
+
+def _layer(parts: list[str], numbered: bool) -> str:
+    if len(parts) < 3:
+        return "" if len(parts) < 2 else parts[0]
+    if not numbered:
+        return parts[1]
+    scopes = []
+    for part in parts[1:-1]:
+        if not _NUMBERED.search(part):
+            break
+        scopes.append(_NUMBERED.sub("", part))
+    return "/".join(scopes)

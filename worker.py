@@ -1,0 +1,286 @@
+"""What the pipeline's child processes run: thin calls into the floors below.
+
+The pipeline itself imports nothing heavy; each function here is called through `Child.call` with
+JSON and keeps its state (the loaded model) in the child between calls.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+from . import data
+from .artifact import Measurement, TensorSpec
+from .child import Progress
+from .errors import TargetError
+
+_state: dict = {}
+
+
+# The source model, in a process with TensorFlow ---------------------------------------------
+
+
+def open_source(payload: dict, progress: Progress) -> dict:
+    """Load the model and say what it is."""
+    progress(None, "loading TensorFlow")
+    from .compress import load
+
+    progress(None, "reading the model")
+    loaded = load.open_model(
+        payload["path"],
+        unsafe=payload["unsafe"],
+        custom_objects=payload["custom_objects"],
+        input_shapes=load.parse_input_shape(payload["input_shape"]),
+    )
+    _state["loaded"] = loaded
+    return {
+        "kind": loaded.kind,
+        "notes": list(loaded.notes),
+        "trainable": loaded.trainable,
+        "inputs": [_spec(s) for s in loaded.inputs],
+        "outputs": [_spec(s) for s in loaded.outputs],
+        "parameters": _parameters(loaded.model),
+        "vocabulary": _vocabulary(loaded),
+    }
+
+
+def _spec(spec: TensorSpec) -> dict:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _parameters(model) -> int | None:
+    weights = getattr(model, "weights", None) or getattr(model, "variables", None)
+    if weights is None:
+        return None
+    total = 0
+    for weight in weights:
+        size = 1
+        for d in weight.shape:
+            size *= int(d)
+        total += size
+    return total
+
+
+def _vocabulary(loaded) -> dict[str, int]:
+    """The smallest embedding table bounds what integer inputs may hold in random data."""
+    layers = getattr(loaded.model, "_flatten_layers", lambda: [])()
+    sizes = [int(n) for n in (getattr(layer, "input_dim", None) for layer in layers) if n]
+    return {s.name: min(sizes) for s in loaded.inputs} if sizes else {}
+
+
+def prepare(payload: dict, progress: Progress) -> dict:
+    """Read the data, split them, and write them where the other processes find them."""
+    progress(None, "reading the data")
+    loaded = _state["loaded"]
+    options = payload["options"] | {"vocabulary": payload["vocabulary"]}
+    return data.prepare(
+        payload["spec"], loaded.inputs, loaded.outputs, Path(payload["out"]), **options
+    )
+
+
+def time_source(payload: dict, progress: Progress) -> dict:
+    """Latency of the source model on one sample, in TensorFlow, as it is before anything else."""
+    import numpy as np
+
+    from .compress import load
+
+    progress(None, "timing the source model")
+    one = [np.asarray(a[:1]) for a in _samples(payload["samples"])]
+    loaded = _state["loaded"]
+    load.call(loaded, one)
+    times, start = [], time.perf_counter()
+    while len(times) < 5 or (len(times) < 100 and time.perf_counter() - start < payload["seconds"]):
+        before = time.perf_counter_ns()
+        load.call(loaded, one)
+        times.append((time.perf_counter_ns() - before) / 1e6)
+    note = "TensorFlow, all threads; not interleaved with the artifacts"
+    return {"measurements": [Measurement("latency", "ms", tuple(times), note).to_dict()]}
+
+
+def reference(payload: dict, progress: Progress) -> dict:
+    """Outputs of the source model for the first `rows` held-back samples, one file per output."""
+    import numpy as np
+    from numpy.lib.format import open_memmap
+
+    from .compress import load
+
+    loaded, rows, out = _state["loaded"], payload["rows"], Path(payload["out"])
+    arrays = _samples(payload["samples"])
+    files: list = []
+    batch = payload["batch"]
+    for start in range(0, rows, batch):
+        stop = min(start + batch, rows)
+        progress(start / rows, "running the source model")
+        results = load.call(loaded, [np.asarray(a[start:stop]) for a in arrays])
+        for i, result in enumerate(results):
+            result = np.asarray(result)
+            if start == 0:
+                dtype = np.float32 if result.dtype.kind == "f" else result.dtype
+                files.append(open_memmap(out / f"{i}.npy", "w+", dtype, (rows, *result.shape[1:])))
+            if not np.isfinite(result).all():
+                _state.setdefault("not finite", True)
+            files[i][start:stop] = result
+    for file in files:
+        file.flush()
+    return {"rows": rows, "finite": "not finite" not in _state}
+
+
+def _samples(folder: str) -> list:
+    import numpy as np
+
+    folder = Path(folder)
+    loaded = _state["loaded"]
+    return [
+        np.load(folder / "inputs" / f"{i}.npy", mmap_mode="r") for i in range(len(loaded.inputs))
+    ]
+
+
+def convert(payload: dict, progress: Progress) -> dict:
+    """The model as a float32 .tflite file, by the first route that is not skipped and is right."""
+    from . import tflite
+    from .export.tflite import to_tflite
+
+    loaded = _state["loaded"]
+    made = to_tflite(
+        loaded.model,
+        payload["out"],
+        inputs=_static(loaded.inputs),
+        outputs=loaded.outputs,
+        progress=progress,
+        skip=payload["skip"],
+    )
+    return made | {"macs": tflite.describe(payload["out"]).get("macs")}
+
+
+def _static(specs: list[TensorSpec]) -> list[TensorSpec]:
+    return [TensorSpec(s.name, (1, *s.shape[1:]) if s.shape else (), s.dtype) for s in specs]
+
+
+def export(payload: dict, progress: Progress) -> dict:
+    """The model as Keras file or SavedModel."""
+    loaded = _state["loaded"]
+    progress(None, f"writing {payload['format']}")
+    if payload["format"] == "keras":
+        if loaded.kind != "keras3":
+            raise TargetError(
+                f"a {loaded.kind} model cannot be written as a Keras 3 file",
+                "use --target saved-model",
+            )
+        from .export.keras import to_keras
+
+        to_keras(loaded.model, payload["out"])
+        return {}
+    from .export.savedmodel import to_saved_model
+
+    if loaded.kind == "saved-model":
+        shutil.copytree(payload["source"], payload["out"])
+        return {}
+    return (
+        to_saved_model(loaded.model, payload["out"], inputs=loaded.inputs, outputs=loaded.outputs)
+        or {}
+    )
+
+
+# Files, in a process without TensorFlow -----------------------------------------------------
+
+
+def warm(payload: dict, progress: Progress) -> dict:
+    """Import what later calls need, while another process works."""
+    for module in payload["modules"]:
+        importlib.import_module(module)
+    return {}
+
+
+def quantize(payload: dict, progress: Progress) -> dict:
+    """One float file to one file per target, each with its metadata."""
+    from .compress import quantize as quantizer
+
+    try:
+        from .export import metadata
+    except ImportError:
+        metadata = type("M", (), {"embed": staticmethod(lambda *a, **k: None)})
+
+    made = quantizer.run(payload, progress)
+    for name, result in made["targets"].items():
+        if "error" not in result:
+            metadata.embed(
+                Path(result["path"]),
+                labels=payload["labels"],
+                normalization=payload["normalization"],
+                provenance=payload["provenance"] | {"target": name},
+            )
+    return made
+
+
+def describe(payload: dict, progress: Progress) -> dict:
+    """Sizes of an artifact, and for a .tflite what is inside."""
+    path = Path(payload["path"])
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    measurements = [
+        Measurement("size", "bytes", (sum(f.stat().st_size for f in files),)),
+        Measurement("size_gzip", "bytes", (sum(_gzipped(f) for f in files),)),
+    ]
+    io: dict = {}
+    if path.suffix == ".tflite":
+        from . import tflite
+
+        inside = tflite.describe(path)
+        weights = inside["weights"]
+        measurements += [
+            Measurement("parameters", "values", (inside["parameters"],)),
+            Measurement("macs", "MACs", (inside["macs"],)),
+            Measurement("zeros", "share", (weights["zeros"],)),
+        ]
+        io = {
+            "inputs": inside["inputs"],
+            "outputs": inside["outputs"],
+            "weights": weights["dtypes"],
+            "ops": inside["histogram"],
+        }
+    return {"measurements": [m.to_dict() for m in measurements], "io": io}
+
+
+def _gzipped(path: Path) -> int:
+    class Count:
+        total = 0
+
+        def write(self, chunk) -> int:
+            self.total += len(chunk)
+            return len(chunk)
+
+        def flush(self) -> None:
+            pass
+
+    count = Count()
+    with gzip.GzipFile(fileobj=count, mode="wb", compresslevel=6, mtime=0) as packed:
+        with open(path, "rb") as file:
+            shutil.copyfileobj(file, packed, 1 << 20)
+    return count.total
+
+
+def register(payload: dict, progress: Progress) -> dict:
+    """Make the user's own layers known to Keras in this process."""
+    import keras
+
+    from .compress import load
+
+    keras.saving.get_custom_objects().update(load.gather_objects(payload["modules"]))
+    return {}
+
+
+def save_arrays(path: str, arrays: dict) -> None:
+    """Write in-memory data as .npz (the Python API's `data={"x": ..., "y": ...}`)."""
+    import numpy as np
+
+    np.savez(path, **{k: np.asarray(v) for k, v in arrays.items()})
+
+
+def provenance(source: dict, versions: dict, recipe: dict) -> dict:
+    """What an artifact says of its own making; no times, so that bytes repeat."""
+    return json.loads(
+        json.dumps({"source_sha256": source["sha256"], "versions": versions, "recipe": recipe})
+    )
