@@ -94,14 +94,17 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, record: dict) -> Measurement:
-        values = (math.inf if v == "inf" else v for v in record["values"])
+        values = (float(v) if isinstance(v, str) else v for v in record["values"])
         return cls(record["name"], record["unit"], tuple(values), record.get("note", ""))
 
     def to_dict(self) -> dict:
-        """JSON has no infinity (an error of exactly zero has an infinite SNR): it is `"inf"`."""
+        """JSON has no infinity (an error of exactly zero has an infinite SNR): it is `"inf"`.
+
+        In the same way `"-inf"` and `"nan"`, of outputs that are no numbers.
+        """
 
         def plain(v):
-            return "inf" if v == math.inf else v
+            return v if math.isfinite(v) else str(v)
 
         return {
             "name": self.name,

@@ -59,7 +59,6 @@ class Child:
         quiet = {
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "KERAS_BACKEND": "tensorflow",
-            "TF_ENABLE_ONEDNN_OPTS": "0",
             "PYTHONHASHSEED": "0",
         }
         # -P keeps the folder the user stands in off sys.path: a stray numpy.py there is not ours.
@@ -125,7 +124,10 @@ class Child:
             except ProcessLookupError:
                 pass
             self._process.wait()
-        self._process.stdin.close()
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died with a call unread, which closing tries to write once more
         self._answers.close()
         self._log.close()
 

@@ -101,10 +101,11 @@ def shrink(
         if data is not None and not isinstance(data, (str, Path)):
             data = _arrays(data, Path(scratch) / "data.npz")
         if not isinstance(model, (str, Path)):
-            from .export.memory import save
+            from .worker import save_model
 
             options.setdefault("output", f"{model.name}-tfcompress")
-            model = save(model, Path(scratch))
+            model, modules = save_model(model, Path(scratch))
+            options.setdefault("custom_objects", modules)
         if isinstance(options.get("custom_objects"), str):
             options["custom_objects"] = (options["custom_objects"],)
         try:
@@ -353,25 +354,13 @@ class _Run:
 
     def locate(self, child: Child, path: Path, float_file: Path, sampled: Path) -> list[dict]:
         """Where the error begins, layer by layer."""
+        held_back = str(sampled / "held_back")
+        asked = {"artifact": str(path), "float": str(float_file), "samples": held_back}
         try:
-            layers = child.call(
-                "benchmark.compare:locate",
-                {
-                    "artifact": str(path),
-                    "float": str(float_file),
-                    "samples": str(sampled / "held_back"),
-                    "limit": 8,
-                },
-            )["layers"]
+            return child.call("benchmark.locate:locate", asked)["findings"]
         except TfcompressError as error:
-            return [
-                {
-                    "level": "info",
-                    "advice": "",
-                    "text": f"where the error begins was not measured: {error.message}",
-                }
-            ]
-        return [{"level": "info", "text": "where the error begins", "advice": "", "layers": layers}]
+            text = f"where the error begins was not measured: {error.message}"
+            return [{"level": "info", "text": text, "advice": ""}]
 
     def measure(self, made: dict, sampled: Path | None) -> dict[str, list[Measurement]]:
         """Latency and memory of all artifacts, interleaved."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -142,6 +141,7 @@ def _samples(folder: str) -> list:
 def convert(payload: dict, progress: Progress) -> dict:
     """The model as a float32 .tflite file, by the first route that is not skipped and is right."""
     from . import tflite
+    from .compress import lower
     from .export.tflite import to_tflite
 
     loaded = _state["loaded"]
@@ -151,6 +151,7 @@ def convert(payload: dict, progress: Progress) -> dict:
         inputs=_static(loaded.inputs),
         outputs=loaded.outputs,
         progress=progress,
+        lower=lower,
         skip=payload["skip"],
     )
     return made | {"macs": tflite.describe(payload["out"]).get("macs")}
@@ -199,10 +200,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
     """One float file to one file per target, each with its metadata."""
     from .compress import quantize as quantizer
 
-    try:
-        from .export import metadata
-    except ImportError:
-        metadata = type("M", (), {"embed": staticmethod(lambda *a, **k: None)})
+    from .export import metadata
 
     made = quantizer.run(payload, progress)
     for name, result in made["targets"].items():
@@ -272,15 +270,34 @@ def register(payload: dict, progress: Progress) -> dict:
     return {}
 
 
+def save_model(model, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """A model in memory as a file, and the modules that its own layers come from.
+
+    A model whose classes live in a notebook cannot be rebuilt by another process: it becomes a
+    SavedModel, which needs no classes.
+    """
+    from .compress import load
+
+    if not load.is_keras3(model):
+        path = folder / "model.keras"
+        model.save(path)
+        return path, ()
+    own = {type(layer).__module__ for layer in (model, *model._flatten_layers())}
+    own = {name for name in own if name.partition(".")[0] != "keras"}
+    if "__main__" in own:
+        from .export.savedmodel import to_saved_model
+
+        loaded = load.describe(model, {}, [])
+        to_saved_model(model, folder / "model", inputs=loaded.inputs, outputs=loaded.outputs)
+        return folder / "model", ()
+    from .export.keras import to_keras
+
+    to_keras(model, folder / "model.keras")
+    return folder / "model.keras", tuple(sorted(own))
+
+
 def save_arrays(path: str, arrays: dict) -> None:
     """Write in-memory data as .npz (the Python API's `data={"x": ..., "y": ...}`)."""
     import numpy as np
 
     np.savez(path, **{k: np.asarray(v) for k, v in arrays.items()})
-
-
-def provenance(source: dict, versions: dict, recipe: dict) -> dict:
-    """What an artifact says of its own making; no times, so that bytes repeat."""
-    return json.loads(
-        json.dumps({"source_sha256": source["sha256"], "versions": versions, "recipe": recipe})
-    )

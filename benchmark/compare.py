@@ -274,11 +274,12 @@ class _Tally:
             unit = "share" if name in ("accuracy", "top5") else ""
             note = "" if self.task.per_sample or unit == "" else "per position"
             source, artifact = (values[who][name] for who in ("source", "artifact"))
-            why = "" if source is not None else "not defined: only one class in the labels"
+            why = ("not measured: outputs are NaN" if any(f.nonfinite for f in self.fidelity)
+                   else "not defined: only one class in the labels")
             for label, value in ((name, artifact), (f"source_{name}", source)):
                 known = value is not None and math.isfinite(value)
                 found.append(Measurement(label, unit, (value,) if known else (),
-                                         note if known else why or "not measured: outputs are NaN"))
+                                         note if known else why))
             error = name in ("mae", "rmse")
             if None in (source, artifact) or not math.isfinite(artifact - source):
                 continue
@@ -390,7 +391,7 @@ def _broken(outputs: list[metrics.Fidelity], names: list[str]) -> list[dict]:
                 "error", f"output {name}: {f.nonfinite} of {f.count} values are NaN or infinite "
                 "where the source model's are not",
                 "use a wider type (tflite-int16x8, tflite-float32), or another runtime"))
-        elif f.constant:
+        elif f.constant and f.snr < 2 * COLLAPSE_SNR_DB:  # else the source hardly varies either
             findings.append(_finding(
                 "error", f"output {name} is the same for every sample; the source model's is not",
                 "calibrate on real data of the model's own range, or use a wider type "

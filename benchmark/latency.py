@@ -160,6 +160,7 @@ def _race(artifacts: list[dict], threads: int, share: float, report: Progress,
         for lane in lanes:
             lane.call("benchmark.latency:finish", {}, lane.end.update)
         after = os.getloadavg()[0]
+    report(1.0, "measuring latency")
     for lane in lanes:
         lane.load = (before, after)
         lane.child = None
@@ -227,10 +228,10 @@ def burst(payload: dict, progress) -> dict:
     """
     invoke, count, clock = _state["invoke"], _state["count"], time.perf_counter_ns
     marks = [0] * (count + 1)
-    invoke()
     gc.collect()
     gc.disable()
     try:
+        invoke()
         marks[0] = clock()
         for i in range(1, count + 1):
             invoke()

@@ -29,8 +29,9 @@ def locate(payload: dict, progress) -> dict:
 
     Returns:
         `layers`: `[{"tensor", "layer", "op", "snr_db"}]` in execution order, the layers at which
-        at least 3 dB are lost, or the one at which most is. `tensors`: the same for every tensor
-        compared. A loss at an input (op `INPUT`) means that its calibrated range is wrong.
+        at least 3 dB and a quarter of the largest loss are lost, or the one that loses most.
+        `tensors`: the same for every tensor compared. A loss at an input (op `INPUT`) means that
+        its calibrated range is wrong.
         `findings`: one finding that says so in words and carries `layers`.
 
     Raises:
@@ -53,7 +54,8 @@ def locate(payload: dict, progress) -> dict:
         progress((row + 1) / count, f"{row + 1} of {count} samples")
     chain = _chain(a, {i: s for i, s in sums.items() if s.count})
     worst = sorted(chain, key=lambda t: t["loss"], reverse=True)[:int(payload.get("top") or 5)]
-    sharp = [t for t in worst if t["loss"] >= SHARP_DB] or worst[:1]
+    least = max(SHARP_DB, worst[0]["loss"] / 4) if worst else 0.0
+    sharp = [t for t in worst if t["loss"] >= least] or worst[:1]
     public = ("tensor", "layer", "op", "snr_db")
     layers = [{k: t[k] for k in public} for t in chain if t in sharp]
     return {"layers": layers, "tensors": [{k: t[k] for k in public} for t in chain],
@@ -99,6 +101,7 @@ class _Opened:
                 self.lite.resize_tensor_input(index, shape)
                 self.lite.allocate_tensors()
             self.lite.set_tensor(index, quantize(row, spec))
+        self.lite.reset_all_variables()
         self.lite.invoke()
 
     def real(self, index: int) -> Array | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..artifact import Report, Row
-from . import plots, words
+from . import plots, summary, svg, words
 
 STATUS = {"ok": ("●", "ok"), "rejected": ("▲", "rejected"), "failed": ("✕", "failed")}
 LEVELS = {"info": ("·", "Note"), "warning": ("▲", "Warning"), "error": ("✕", "Problem")}
@@ -28,6 +28,7 @@ def render(report: Report) -> str:
     """The whole page."""
     css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     name = esc(Path(str(report.source.get("path", "model"))).name or "model")
+    report = summary.readable(report)
     parts = [_header(report, name), _summary(report), _figures(report), _targets(report),
              _source(report), _data(report), _environment(report)]
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -40,24 +41,24 @@ def render(report: Report) -> str:
 
 
 def _header(report: Report, name: str) -> str:
-    targets = len(words.made(report))
+    targets = len(summary.made(report))
     facts = [f"{targets} target{'' if targets == 1 else 's'}"]
     if parameters := report.source.get("parameters"):
         facts.insert(0, f"{words.number('parameters', parameters)} parameters")
-    if count := words.evaluated(report):
+    if count := summary.evaluated(report):
         facts.append(f"{count:,} held-back samples")
     if report.created:
         facts.append(esc(moment(report.created)))
-    troubles = words.problems(report)
+    troubles = summary.problems(report)
     return (f'<header>\n<p class="over">tfcompress report</p>\n<h1>{name}</h1>\n'
-            f'<p class="verdict">{_pieces(words.verdict(report))}</p>\n'
+            f'<p class="verdict">{_pieces(summary.verdict(report))}</p>\n'
             + (f'<p class="troubles">{_pieces(troubles)}</p>\n' if troubles else "")
             + (f'<p class="random-note">▲ {RANDOM_NOTE}</p>\n' if report.data.get("random") else "")
             + f'<p class="facts">{" · ".join(facts)}</p>\n</header>')
 
 
-RANDOM_NOTE = ("The data were random. Sizes and times hold; whatever is marked <em>random data</em> "
-               "says nothing of real inputs.")
+RANDOM_NOTE = ("The data were random. Sizes and times hold; whatever is marked "
+               "<em>random data</em> says nothing of real inputs.")
 
 
 def _pieces(pieces: list[tuple[str, bool]]) -> str:
@@ -91,20 +92,20 @@ def _random(flag: bool) -> str:
 # The summary
 
 def _summary(report: Report) -> str:
-    keys, best = words.columns(report), words.pick(report)
-    titles = [words.column_title(report, k) for k in keys]
+    keys, best = summary.columns(report), summary.pick(report)
+    titles = [summary.column_title(report, k) for k in keys]
     head = "".join(f'<th scope="col" role="columnheader">{esc(t)}{_under(report, k)}</th>'
                    for k, t in zip(keys, titles, strict=True))
     rows = "\n".join(_summary_row(report, row, at, keys, titles, row is best)
                      for at, row in enumerate(report.rows))
-    notes = [esc(f"Not measured: {line}.") for line in words.missing(report)]
-    name = words.metric(report)
-    if any(words.interval(report, name, r.value(name)) for r in report.rows if name):
-        notes.insert(0, f"Ranges under {esc(words.title(name)).lower()}: 95 % Wilson score intervals, "
-                        f"n = {words.evaluated(report):,}. All rows saw the same samples, so "
-                        "differences between rows are known better than the intervals suggest.")
+    notes = [esc(f"Not measured: {line}.") for line in summary.missing(report)]
+    for line in summary.latency_notes(report)[1:]:
+        notes.append(f"Latency of {esc(line)}.")
+    if told := summary.interval_note(report):
+        notes.insert(0, esc(told))
+    slim = "" if len(keys) > 3 else " slim"
     return (f'<section aria-labelledby="summary">\n<h2 id="summary">Targets</h2>\n'
-            f'<table class="summary" role="table"><thead role="rowgroup"><tr role="row">'
+            f'<table class="summary{slim}" role="table"><thead role="rowgroup"><tr role="row">'
             f'<th scope="col" role="columnheader">Target</th>{head}'
             f'<th scope="col" role="columnheader">Status</th></tr></thead>\n'
             f'<tbody role="rowgroup">\n{rows}\n</tbody></table>\n'
@@ -113,10 +114,10 @@ def _summary(report: Report) -> str:
 
 def _under(report: Report, key: str) -> str:
     """The small print of a column's title."""
-    name = words.metric(report) if key == "metric" else key
+    name = summary.metric(report) if key == "metric" else key
     said = {"size": "", "latency": "p50, p10–p90", "metric": "before → after",
             "snr": "against source", "agreement": "top-1, with source"}.get(key, "")
-    if key == "metric" and not any(r.value(name) is not None for r in words.made(report)):
+    if key == "metric" and not any(r.value(name) is not None for r in summary.made(report)):
         said = ""
     return f"<small>{said}</small>" if said else ""
 
@@ -126,17 +127,19 @@ def _summary_row(report: Report, row: Row, at: int, keys: list[str], titles: lis
     kind = "source" if row.target == "source" else row.status
     name = esc(row.target) if row.target == "source" else f'<a href="#t{at}">{esc(row.target)}</a>'
     tag = '<small class="pick">smallest that fits</small>' if best else ""
-    if best and words.within_budget(report, row) is None:
+    if best and summary.within_budget(report, row) is None:
         tag = '<small class="pick">smallest</small>'
     first = (f'<th scope="row" role="rowheader"><div><span class="number" aria-hidden="true">{at}'
              f"</span><span>{name}{tag}</span></div></th>")
-    if keys and all(not words.cell(report, row, k).main for k in keys):
-        cells = f'<td role="cell" colspan="{len(keys)}" class="why">{esc(words.error_text(row))}</td>'
+    if keys and all(not summary.cell(report, row, k).main for k in keys):
+        cells = (f'<td role="cell" colspan="{len(keys)}" class="why">'
+                 f"{esc(words.error_text(row))}</td>")
     else:
-        cells = "".join(_summary_cell(words.cell(report, row, k), t, k)
+        cells = "".join(_summary_cell(summary.cell(report, row, k), t, k)
                         for k, t in zip(keys, titles, strict=True))
     return (f'<tr role="row" class="{esc(kind)}{" best" if best else ""}">{first}{cells}'
-            f'<td role="cell" class="state" data-label="Status">{status(row)}{_warned(row)}</td></tr>')
+            f'<td role="cell" class="state" data-label="Status">{status(row)}{_warned(row)}</td>'
+            "</tr>")
 
 
 def _warned(row: Row) -> str:
@@ -150,13 +153,13 @@ def _warned(row: Row) -> str:
     return f"<small>{', '.join(parts)}</small>" if parts else ""
 
 
-def _summary_cell(made: words.Cell, title: str, key: str) -> str:
+def _summary_cell(made: summary.Cell, title: str, key: str) -> str:
     if not made.main:
         return f'<td role="cell" class="none {key}" data-label="{esc(title)}"></td>'
     sub = f"<small>{esc(made.sub)}</small>" if made.sub else ""
     dull = ' class="dull"' if made.main == "not measured" else ""
-    return (f'<td role="cell" class="{key}" data-label="{esc(title)}"><span{dull}>{esc(made.main)}</span>'
-            f"{_random(made.random)}{sub}</td>")
+    return (f'<td role="cell" class="{key}" data-label="{esc(title)}">'
+            f"<span{dull}>{esc(made.main)}</span>{_random(made.random)}{sub}</td>")
 
 
 # The plots
@@ -169,13 +172,11 @@ def _figures(report: Report) -> str:
         return ""
     absent = [words.clean(r.target) for r in report.rows if r.value("size") is None]
     note = f'<p class="note">Not drawn: {esc(words.listed(absent))}.</p>\n' if absent else ""
-    key = ("<p class='note key'>" + "".join(
-        f'<span><svg width="14" height="12" aria-hidden="true"><svg x="7" y="6" class="mark {kind}" '
-        f'overflow="visible">{shape}</svg></svg> {said}</span>'
-        for kind, shape, said in (("source", plots.MARKS["source"], "source"),
-                                  ("ok", plots.MARKS["ok"], "ok"),
-                                  ("rejected", plots.MARKS["rejected"], "rejected"))
-        if any(("source" if r.target == "source" else r.status) == kind for r in report.rows)) + "</p>")
+    kinds = {"source" if r.target == "source" else r.status for r in report.rows}
+    key = '<p class="note key">' + "".join(
+        f'<span><svg width="14" height="12" aria-hidden="true"><svg x="7" y="6" '
+        f'class="mark {kind}" overflow="visible">{shape}</svg></svg> {kind}</span>'
+        for kind, shape in svg.MARKS.items() if kind in kinds) + "</p>"
     return (f'<section aria-labelledby="figures">\n<h2 id="figures">Figures</h2>\n{key}\n'
             f'<div class="figures">\n{drawn}\n</div>\n{note}</section>')
 
@@ -195,7 +196,8 @@ def _target(report: Report, at: int, row: Row, unfolded: bool) -> str:
     parts = []
     if row.error:
         hint = row.error.get("hint")
-        parts.append(f'<div class="finding error"><p>{esc(row.error.get("message", ""))}</p>'
+        text = words.sentence(row.error.get("message", ""))
+        parts.append(f'<div class="finding error"><p>{esc(text)}</p>'
                      + (f'<p class="advice">{esc(hint)}</p>' if hint else "") + "</div>")
     parts += [_finding(report, f) for f in row.findings]
     if row.fallbacks:
@@ -222,7 +224,7 @@ def _finding(report: Report, finding: dict) -> str:
     glyph, said = LEVELS.get(level, LEVELS["info"])
     advice = finding.get("advice")
     body = (f'<p><b class="level"><span aria-hidden="true">{glyph}</span> {said}.</b> '
-            f'{esc(finding.get("text", ""))}</p>')
+            f"{esc(words.sentence(finding.get('text', '')))}</p>")
     body += f'<p class="advice">{esc(advice)}</p>' if advice else ""
     if layers := finding.get("layers"):
         known = [float(f["snr_db"]) for f in layers if f.get("snr_db") is not None]
@@ -232,9 +234,10 @@ def _finding(report: Report, finding: dict) -> str:
             if f.get("snr_db") is None:
                 return ""
             value = float(f["snr_db"])
-            return f"{esc(words.decibels(value))}{plots.small_bar(value, full)}"
+            return f"{esc(words.decibels(value))}{svg.small_bar(value, full)}"
 
-        body += grid("Where the error begins" + (" (random data)" if report.data.get("random") else ""), [
+        title = "Where the error begins"
+        body += grid(title + " (random data)" if report.data.get("random") else title, [
             ("Layer", lambda f: code(f.get("layer", "")), ""),
             ("Operation", lambda f: esc(f.get("op", "")), ""),
             ("Tensor", lambda f: code(f.get("tensor", "")), ""),
@@ -254,12 +257,13 @@ def grid(title: str, columns: list[tuple[str, Callable[[dict], str], str]],
     """
     lines = [[make(r) for _, make, _ in columns] for r in records]
     kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
-    head = "".join(f'<th scope="col" class="{columns[i][2]}">{esc(columns[i][0])}</th>' for i in kept)
+    head = "".join(f'<th scope="col" class="{columns[i][2]}">{esc(columns[i][0])}</th>'
+                   for i in kept)
     body = "".join("<tr>" + "".join(f'<td class="{columns[i][2]}">{line[i]}</td>' for i in kept)
                    + "</tr>" for line in lines)
-    return (f'<div class="block"><h4>{esc(title)}</h4><div class="scroll" role="region" tabindex="0" '
-            f'aria-label="{esc(title)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-            "</table></div></div>")
+    return (f'<div class="block"><h4>{esc(title)}</h4><div class="scroll" role="region" '
+            f'tabindex="0" aria-label="{esc(title)}"><table><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div></div>")
 
 
 def code(value: object) -> str:
@@ -269,15 +273,16 @@ def code(value: object) -> str:
 def _measured(report: Report, row: Row) -> str:
     if not row.measurements:
         return ""
-    count = words.evaluated(report)
+    count = summary.evaluated(report)
 
     def value(m):
         if not m.values:
             return '<span class="dull">not measured</span>'
-        return esc(words.number(m.name, m.p50, m.unit, count)) + _random(words.is_random(report, m.name))
+        shown = esc(words.number(m.name, m.p50, m.unit, count))
+        return shown + _random(summary.is_random(report, m.name))
 
     def note(m):
-        said = m.note.removeprefix("not measured").lstrip(": ") if not m.values else m.note
+        said = m.note if m.values else words.reason(m.note)
         exact = f"{m.values[0]:,.0f} {m.unit}" if m.name in words.BYTES and m.values else ""
         said = ", ".join(t for t in (said, exact) if t and t.lower() != words.RANDOM)
         return f'<span class="wrap">{esc(said)}</span>' if len(said) > 30 else esc(said)
@@ -291,10 +296,15 @@ def _measured(report: Report, row: Row) -> str:
 
 
 def _signature(row: Row, key: str) -> str:
-    tensors = [{"side": side[:-1], **t} for side in ("inputs", "outputs")
-               for t in row.io.get(side, ())]
+    tensors = _sides(row.io)
     parts = _tensors("Signature", tensors) if tensors else ""
+    if told := words.operators(row.io):
+        parts += f'<div class="block"><h4>Operators</h4><p class="ops">{esc(told)}</p></div>'
     return parts + _weights(row.io.get("weights"), key)
+
+
+def _sides(io: dict) -> list[dict]:
+    return [{"side": side[:-1], **t} for side in ("inputs", "outputs") for t in io.get(side, ())]
 
 
 def _tensors(title: str, tensors: list[dict]) -> str:
@@ -315,6 +325,7 @@ def _tensors(title: str, tensors: list[dict]) -> str:
 def _weights(parts: dict | None, key: str) -> str:
     if not parts:
         return ""
+    parts = dict(sorted(parts.items(), key=lambda item: -item[1]))
     told = "".join(f'<span><i class="share s{at % 4}"></i>{esc(name)} {words.percent(share)}</span>'
                    for at, (name, share) in enumerate(parts.items()))
     return (f'<div class="block weights"><h4>Weights by type</h4>{plots.shares(parts, key)}'
@@ -333,7 +344,8 @@ def _steps(row: Row) -> str:
         ("Time", lambda s: f"{words.digits3(s.seconds)} s" + (" (earlier run)" if s.cached else ""),
          "figure"),
         ("With", config, "text"),
-        ("From", lambda s: code(s.digest_in[:12]), ""), ("To", lambda s: code(s.digest_out[:12]), ""),
+        ("From", lambda s: code(s.digest_in[:12]), ""),
+        ("To", lambda s: code(s.digest_out[:12]), ""),
     ], row.artifact.steps)
 
 
@@ -341,8 +353,8 @@ def _steps(row: Row) -> str:
 
 def _source(report: Report) -> str:
     source = report.source
-    tensors = [{"side": side[:-1], **t} for side in ("inputs", "outputs") for t in source.get(side, ())]
-    parts = [_list(source, ("path", "format", "kind", "parameters", "sha256"))]
+    tensors = _sides(source)
+    parts = [_list(source, ("inputs", "outputs", "weights", "notes", "rewrites"))]
     parts.append(_notes(source.get("notes")))
     if rewrites := source.get("rewrites"):
         parts.append(grid("Rewritten before conversion, with equal outputs", [
@@ -350,8 +362,9 @@ def _source(report: Report) -> str:
             ("Why", lambda r: esc(r.get("why", "")), "text"),
             ("Layers", lambda r: ", ".join(code(n) for n in r.get("layers", ())), "text"),
         ], rewrites))
-    row = words.source_row(report)
-    parts.append('<div class="blocks">' + (_tensors("Inputs and outputs", tensors) if tensors else "")
+    row = summary.source_row(report)
+    parts.append('<div class="blocks">'
+                 + (_tensors("Inputs and outputs", tensors) if tensors else "")
                  + (_measured(report, row) if row else "")
                  + _weights(source.get("weights") or (row.io.get("weights") if row else None), "ws")
                  + "</div>")
@@ -363,15 +376,13 @@ def _data(report: Report) -> str:
     if not data:
         return ""
     return _section("data", "Data", [
-        _list(data, ("spec", "kind", "calibration", "held_back", "evaluated", "labels", "random",
-                     "metric")), _notes(data.get("notes"))])
+        _list(data, ("notes",)), _notes(data.get("notes"))])
 
 
 def _environment(report: Report) -> str:
     machine, parts = report.environment, []
     versions = machine.get("versions") or {}
-    shown = {**{k: v for k, v in machine.items() if k != "versions"},
-             **({"versions": ", ".join(f"{k} {v}" for k, v in versions.items())} if versions else {})}
+    shown = {**machine, "versions": ", ".join(f"{k} {v}" for k, v in versions.items())}
     if shown:
         parts.append(_section("environment", "Environment", [_list(shown)]))
     again = [_list(report.recipe)] if report.recipe else []
@@ -380,24 +391,25 @@ def _environment(report: Report) -> str:
     if again:
         parts.append(_section("again", "To make this again", again))
     spent = f", {words.digits3(report.seconds)} s" if report.seconds else ""
-    parts.append(f"<footer>tfcompress {esc(report.version)}, {esc(moment(report.created))}{spent}. "
+    when = f", {esc(moment(report.created))}" if report.created else ""
+    parts.append(f"<footer>tfcompress {esc(report.version)}{when}{spent}. "
                  "The raw figures are in <code>report.json</code>. Sizes are decimal: 1 kB = 1000 "
                  "bytes.</footer>")
     return "\n".join(parts)
 
 
 def _section(key: str, title: str, parts: list[str]) -> str:
+    # What stands fourth in a target's article stands third here; text cannot hold a bare tag.
+    body = "\n".join(p for p in parts if p).replace("<h4>", "<h3>").replace("</h4>", "</h3>")
     return (f'<section aria-labelledby="{key}" class="base">\n<h2 id="{key}">{title}</h2>\n<div>'
-            + "\n".join(p for p in parts if p) + "</div>\n</section>")
+            f"{body}</div>\n</section>")
 
 
 def _notes(notes: Iterable[str] | None) -> str:
     return "".join(f'<p class="note">{esc(n)}</p>' for n in notes or ())
 
 
-def _list(record: dict, keys: Iterable[str] | None = None) -> str:
-    """A record as a list of names and values; absent and empty values are left out."""
-    pairs = [(k, record[k]) for k in (keys or record) if record.get(k) not in (None, "", [], {})]
-    return "<dl>" + "".join(
-        f"<div><dt>{esc(words.label(k))}</dt><dd>{esc(words.plain(v))}</dd></div>"
-        for k, v in pairs) + "</dl>"
+def _list(record: dict, skip: tuple[str, ...] = ()) -> str:
+    """A record as a list of names and values."""
+    return "<dl>" + "".join(f"<div><dt>{esc(k)}</dt><dd>{esc(v)}</dd></div>"
+                            for k, v in words.pairs(record, skip)) + "</dl>"

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from .. import store
 from ..artifact import SCHEMA_VERSION, Report, Row
 from ..errors import OutputError, UsageError
-from . import page, words
+from . import page, summary, words
 
 STATUS = {"ok": "● ok", "rejected": "▲ rejected", "failed": "✕ failed"}
 COLORS = {"ok": "green", "rejected": "yellow", "failed": "red"}
@@ -35,8 +36,9 @@ def write(report: Report, folder: str | Path) -> None:
     """
     folder = Path(folder)
     try:
-        store.write_json(folder / "report.json", _finite(report.to_dict()))
-        for name, text in (("report.md", markdown(report)), ("report.html", html(report))):
+        record = json.dumps(_finite(report.to_dict()), indent=1, ensure_ascii=False, default=str)
+        for name, text in (("report.json", record + "\n"), ("report.md", markdown(report)),
+                           ("report.html", html(report))):
             (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
         raise OutputError(f"cannot write the report: {error}",
@@ -66,13 +68,14 @@ def read(path: str | Path) -> Report:
         raise UsageError(f"cannot read {path}: {error.strerror or error}",
                          "give the output folder of a run, or its report.json") from None
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}", "give a report.json of tfcompress") from None
+        raise UsageError(f"{path} is not JSON: {error}",
+                         "give a report.json of tfcompress") from None
     version = record.get("schema_version") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise UsageError(f"{path} is not a report: it has no schema_version",
                          "give a report.json of tfcompress")
     if version != SCHEMA_VERSION:
-        raise UsageError(f"{path} has schema version {version}; this tfcompress reads {SCHEMA_VERSION}",
+        raise UsageError(f"{path} has schema version {version}, not {SCHEMA_VERSION}",
                          "use the tfcompress version that wrote it")
     try:
         return Report.from_dict(record)
@@ -98,20 +101,24 @@ def table(report: Report, width: int = 80, color: bool = False) -> str:
     from rich.table import Table
     from rich.text import Text
 
+    report = summary.readable(report)
     color = color and not os.environ.get("NO_COLOR")
     console = Console(file=io.StringIO(), width=width, force_terminal=color, legacy_windows=False,
                       color_system="standard" if color else None, highlight=False, markup=False)
-    shown = [k for k in _terminal_columns(report) if k in words.columns(report)]
+    shown = [k for k in _terminal_columns(report, width) if k in summary.columns(report)]
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    best = words.pick(report)
-    grid.add_column("Target", overflow="fold", ratio=1, min_width=6)
+    best = summary.pick(report)
+    longest = max((len(r.target) for r in report.rows), default=0)
+    grid.add_column("Target", overflow="fold", min_width=min(longest, max(14, width - 62)))
     for key in shown:
-        grid.add_column(words.column_title(report, key), justify="right", no_wrap=width >= 60)
+        grid.add_column(summary.column_title(report, key), justify="right", no_wrap=True)
     grid.add_column("Status", no_wrap=True)
     for row in report.rows:
-        name = Text(words.short(row.target, max(14, width - 62)).replace("\n", " "), "bold" if row is best else "")
+        name = words.short(row.target, max(14, width - 62)).replace("\n", " ")
+        name = Text(name, "bold" if row is best else "")
         cells = [Text(_plain_cell(report, row, key)) for key in shown]
-        grid.add_row(name, *cells, Text(STATUS.get(row.status, row.status), COLORS.get(row.status, "")))
+        status = Text(STATUS.get(row.status, row.status), COLORS.get(row.status, ""))
+        grid.add_row(name, *cells, status)
     console.print(grid)
     for text, style in _lines(report):
         for line in textwrap.wrap(text, width, subsequent_indent="   ") or [""]:
@@ -119,13 +126,18 @@ def table(report: Report, width: int = 80, color: bool = False) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def _terminal_columns(report: Report) -> tuple[str, ...]:
-    return ("size", "latency", "metric" if words.metric(report) else "agreement", "snr")
+def _terminal_columns(report: Report, width: int) -> list[str]:
+    """The columns in their order; a narrow terminal goes without the latency, then the SNR."""
+    found = ["size", "latency", "metric" if summary.metric(report) else "agreement", "snr"]
+    for least, key in ((76, "latency"), (64, "snr")):
+        if width < least:
+            found.remove(key)
+    return found
 
 
 def _plain_cell(report: Report, row: Row, key: str) -> str:
     """A cell in few characters: the metric without its value before, which the source row shows."""
-    made = words.cell(report, row, key)
+    made = summary.cell(report, row, key)
     main = made.main.rpartition("→ ")[2]
     if key == "size" and made.sub:
         main += f" ({made.sub.split('×')[0]}×)" if made.sub.endswith("smaller") else ""
@@ -134,15 +146,15 @@ def _plain_cell(report: Report, row: Row, key: str) -> str:
 
 def _lines(report: Report) -> list[tuple[str, str]]:
     """The sentences under the terminal's table, each with its style."""
-    said = [("", ""), ("".join(text for text, _ in words.verdict(report)), "bold")]
-    for row in words.made(report):
+    said = [("", ""), ("".join(text for text, _ in summary.verdict(report)), "bold")]
+    for row in summary.made(report):
         name = words.short(row.target, 40)
         if row.error:
             said.append((f"{STATUS.get(row.status, row.status)}  {name}: {words.error_text(row)}",
                          COLORS.get(row.status, "")))
         said += [(f"{words.LEVELS.get(f.get('level'), '·')}  {name}: {words.finding_text(f)}", "")
                  for f in row.findings]
-    said += [(f"·  not measured: {line}", "dim") for line in words.missing(report)]
+    said += [(f"·  not measured: {line}", "dim") for line in summary.missing(report)]
     if report.data.get("random"):
         said.append(("*  random data: these figures say nothing of real inputs", "yellow"))
     return [(text.replace("\n", " "), style) for text, style in said]
@@ -152,17 +164,19 @@ def _lines(report: Report) -> list[tuple[str, str]]:
 
 def markdown(report: Report) -> str:
     """The report in GitHub-flavoured Markdown."""
+    report = summary.readable(report)
     name = Path(str(report.source.get("path", "model"))).name
-    parts = [f"# {_md(name)}", _sentence(words.verdict(report)), _sentence(words.problems(report))]
+    parts = [f"# {_md(name)}", _sentence(summary.verdict(report)),
+             _sentence(summary.problems(report))]
     if report.data.get("random"):
         parts.append("\\* **Random data**: these figures say nothing of real inputs.")
     parts += ["## Targets", _md_summary(report)]
-    parts += [f"Not measured: {_md(line)}." for line in words.missing(report)]
-    parts += [_md_target(report, row) for row in words.made(report)]
+    parts += [f"Not measured: {_md(line)}." for line in summary.missing(report)]
+    parts += [_md_target(report, row) for row in summary.made(report)]
     parts += _md_source(report)
     if report.data:
-        shown = {k: v for k, v in report.data.items() if k != "notes"}
-        parts += ["## Data", _md_record(shown), _md_list(report.data.get("notes"))]
+        parts += ["## Data", _md_record(report.data, ("notes",)),
+                  _md_list(report.data.get("notes"))]
     if report.environment:
         parts += ["## Environment", _md_record(report.environment)]
     if report.command:
@@ -170,7 +184,8 @@ def markdown(report: Report) -> str:
         parts += ["## To make this again", f"{fence}sh\n{words.clean(report.command)}\n{fence}"]
     if report.recipe:
         parts.append(_md_record(report.recipe))
-    parts.append(f"tfcompress {_md(report.version)}, {_md(page.moment(report.created))}. "
+    when = f", {_md(page.moment(report.created))}" if report.created else ""
+    parts.append(f"tfcompress {_md(report.version)}{when}. "
                  "Sizes are decimal: 1 kB = 1000 bytes.")
     return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -197,27 +212,28 @@ def _md_table(head: list[str], rows: list[list[str]], right: int = 0) -> str:
     """A table; columns from number `right` on are aligned right when `right` is given."""
     kept = [i for i in range(len(head)) if any(r[i] for r in rows)]
     rule = ["--:" if right and right <= i else "---" for i in range(len(head))]
-    lines = [[head[i] for i in kept], [rule[i] for i in kept], *([r[i] for i in kept] for r in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line[i] for i in kept)} |" for line in (head, rule, *rows))
 
 
 def _md_summary(report: Report) -> str:
-    keys = words.columns(report)
+    keys = summary.columns(report)
     rows = []
     for row in report.rows:
         name = _md(row.target)
-        cells = [_md_cell(words.cell(report, row, k)) for k in keys]
-        rows.append([f"**{name}**" if row is words.pick(report) else name,
+        cells = [_md_cell(summary.cell(report, row, k)) for k in keys]
+        rows.append([f"**{name}**" if row is summary.pick(report) else name,
                      STATUS.get(row.status, _md(row.status)), *cells])
-    text = _md_table(["Target", "Status", *(_md(words.column_title(report, k)) for k in keys)], rows, 2)
-    name = words.metric(report)
-    if any(words.interval(report, name, r.value(name)) for r in report.rows if name):
-        text += (f"\n\n{words.title(name)}: before → after, with the 95 % Wilson score interval "
-                 f"(n = {words.evaluated(report):,}). Latency: p50 (p10–p90).")
+    head = ["Target", "Status", *(_md(summary.column_title(report, k)) for k in keys)]
+    text = _md_table(head, rows, 2)
+    if told := summary.interval_note(report):
+        text += f"\n\n{_md(told)}"
+    how = "; ".join(summary.latency_notes(report))
+    if "latency" in keys:
+        text += f"\n\nLatency: p50 (p10–p90){', ' + _md(how) if how else ''}."
     return text
 
 
-def _md_cell(made: words.Cell) -> str:
+def _md_cell(made: summary.Cell) -> str:
     text = _md(made.main) + ("\\*" if made.random else "")
     return f"{text} ({_md(made.sub)})" if made.sub else text
 
@@ -253,8 +269,8 @@ def _md_measured(report: Report, row: Row) -> str:
     """All measurements of a row, in one paragraph."""
     said = []
     for m in row.measurements:
-        value = words.number(m.name, m.p50, m.unit, words.evaluated(report)) if m.values else ""
-        star = "\\*" if words.is_random(report, m.name) else ""
+        value = words.number(m.name, m.p50, m.unit, summary.evaluated(report)) if m.values else ""
+        star = "\\*" if summary.is_random(report, m.name) else ""
         beside = ", ".join(t for t in (words.spread(m), m.note) if t) if m.values else ""
         text = f"{words.title(m.name)} {value}" if m.values else f"{words.title(m.name)}: {m.note}"
         said.append(_md(text) + star + (f" ({_md(beside)})" if beside else ""))
@@ -265,19 +281,23 @@ def _md_signature(io: dict) -> str:
     rows = []
     for side in ("inputs", "outputs"):
         for t in io.get(side, ()):
-            numbers = ["" if t.get(k) is None else _md(words.plain(t[k])) for k in ("scale", "zero_point")]
+            numbers = ["" if t.get(k) is None else _md(words.plain(t[k]))
+                       for k in ("scale", "zero_point")]
             rows.append([side[:-1], _md(t.get("name", "")), words.shape(t.get("shape", ())),
                          _md(t.get("dtype", "")), *numbers])
     parts = [_md_table(["", "Name", "Shape", "Type", "Scale", "Zero point"], rows)] if rows else []
+    if told := words.operators(io):
+        parts.append(f"Operators: {_md(told)}")
     if weights := io.get("weights"):
-        parts.append("Weights: " + ", ".join(f"{_md(k)} {words.percent(v)}" for k, v in weights.items()))
+        shown = (f"{_md(k)} {words.percent(v)}" for k, v in weights.items())
+        parts.append(f"Weights: {', '.join(shown)}")
     return "\n\n".join(parts)
 
 
 def _md_source(report: Report) -> list[str]:
-    source, row = report.source, words.source_row(report)
-    shown = {k: source[k] for k in ("path", "format", "kind", "parameters", "sha256") if k in source}
-    parts = ["## The source model", _md_record(shown), _md_signature(source),
+    source, row = report.source, summary.source_row(report)
+    said = _md_record(source, ("inputs", "outputs", "weights", "notes", "rewrites"))
+    parts = ["## The source model", said, _md_signature(source),
              _md_measured(report, row) if row else "", _md_list(source.get("notes"))]
     if rewrites := source.get("rewrites"):
         parts.append(_md_table(["Rewritten before conversion", "Why", "Layers"], [
@@ -286,9 +306,8 @@ def _md_source(report: Report) -> list[str]:
     return parts
 
 
-def _md_record(record: dict) -> str:
-    return "\n".join(f"- {_md(words.label(k))}: {_md(words.plain(v))}" for k, v in record.items()
-                     if v not in (None, "", [], {}))
+def _md_record(record: dict, skip: tuple[str, ...] = ()) -> str:
+    return "\n".join(f"- {_md(k)}: {_md(v)}" for k, v in words.pairs(record, skip))
 
 
 def _md_list(notes: list[str] | None) -> str:

@@ -140,6 +140,7 @@ class Litert(Session):
 
     def _invoke(self) -> None:
         try:
+            self._interpreter.reset_all_variables()  # fused LSTMs carry state from call to call
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise _refused("the file", "litert", error) from None

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from . import scan
+from . import hosted, scan
+from .hosted import Unbridgeable
 
 # Configuration that one side calls differently, by class; None drops it.
 RENAMED = {("LeakyReLU", "keras3"): {"alpha": "negative_slope"},
@@ -22,6 +23,10 @@ RENAMED = {("LeakyReLU", "keras3"): {"alpha": "negative_slope"},
 COMMON = ("name", "trainable", "dtype")
 DROPPED = re.compile(r".*_initializer$|^(seed|synchronized|quantization_config|lora_rank|"
                      r"lora_alpha|autocast|zero_output_for_mask_|batch_input_shape)$")
+# Options of one side that change nothing at inference and may be lost.
+HARMLESS = frozenset("implementation unroll use_cudnn input_length sparse ragged".split())
+# Layers of the same name that compute otherwise: Keras 3's own is called from tf_keras.
+HOSTED = frozenset({"RandomCrop"})
 # Activations of the same name whose values differ between Keras 2 and 3.
 DIFFERING = frozenset({"hard_sigmoid"})
 
@@ -57,10 +62,6 @@ TF_OPS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-class Unbridgeable(Exception):
-    """Something in the model has no counterpart; the text says what."""
-
-
 def rebuild(model: Any, to: str) -> Any:
     """`model` as a functional model of the other Keras.
 
@@ -89,6 +90,7 @@ class _Bridge:
         self.map = (tf.nest if to == "keras3" else keras.tree).map_structure
         self.made: dict[int, Any] = {}
         self.copied: set[int] = set()
+        self.hosts: dict[int, int] = {}  # how often each hosted layer is called
 
     def model(self, model: Any) -> Any:
         graph = getattr(model, "_functional", None) or model
@@ -136,20 +138,22 @@ class _Bridge:
             return args[0]
         if not isinstance(layer, self.source.layers.Layer):
             return self.host(layer, args, kwargs)
-        if id(layer) not in self.made:
-            try:
+        if id(layer) in self.hosts:
+            return self.host(layer, args, kwargs)
+        try:
+            if id(layer) not in self.made:
                 self.made[id(layer)] = self.layer(layer)
-            except Unbridgeable:
-                if self.to == "keras3":
-                    raise
-                return self.host(layer, args, kwargs)
-        new = self.made[id(layer)]
-        out = new(*args, **kwargs)
-        if id(layer) not in self.copied:
-            self.copied.add(id(layer))
-            if not isinstance(layer, self.source.Model):
-                _copy_weights(layer, new)
-        return out
+            new = self.made[id(layer)]
+            out = new(*args, **kwargs)
+            if id(layer) not in self.copied:
+                self.copied.add(id(layer))
+                if not isinstance(layer, self.source.Model):
+                    _copy_weights(layer, new)
+            return out
+        except Exception:
+            if self.to == "keras3":
+                raise
+            return self.host(layer, args, kwargs)
 
     def layer(self, layer: Any) -> Any:
         """The counterpart of `layer`, without its weights yet."""
@@ -158,22 +162,23 @@ class _Bridge:
         kind = type(layer)
         cls = getattr(self.target.layers, kind.__name__, None)
         own = kind.__module__.startswith(("keras.", "tf_keras."))
-        if cls is None or not own:
+        if cls is None or not own or (self.to == "tf_keras" and kind.__name__ in HOSTED):
             raise Unbridgeable(f"layer {layer.name!r} ({kind.__name__}) has no counterpart")
         return cls(**self.config(layer, cls))
 
     def config(self, layer: Any, cls: type) -> dict:
         """What `cls` takes of the layer's configuration, in its own words."""
         renamed = RENAMED.get((cls.__name__, self.to), {})
-        accepted = set(COMMON)
-        for base in cls.__mro__:
-            if "__init__" in vars(base):
-                accepted |= set(inspect.signature(base.__init__).parameters)
+        accepted = set(COMMON) | set(_parameters(cls))
+        usual = _parameters(type(layer))
         config = {}
         for key, value in layer.get_config().items():
             key_there = renamed.get(key, key)
             if key_there in accepted and not DROPPED.match(key):
                 config[key_there] = self.value(layer, key, value)
+            elif key in usual and key not in HARMLESS and not DROPPED.match(key) \
+                    and value not in (None, False, usual[key]):
+                raise Unbridgeable(f"layer {layer.name!r} has {key}={value!r}")
         config["name"] = self.name(layer.name)
         policy = getattr(layer, "dtype_policy", None) or getattr(layer, "_dtype_policy", None)
         config["dtype"] = policy.name if policy is not None else layer.dtype
@@ -206,7 +211,7 @@ class _Bridge:
         name = getattr(live, "__name__", None)
         known = name if isinstance(value, str) or name else value
         if name in DIFFERING:
-            return _hard_sigmoid_of_keras2() if self.to == "keras3" else live
+            return hosted.hard_sigmoid_keras2() if self.to == "keras3" else live
         if known and hasattr(self.target.activations, known):
             return known
         if self.to == "tf_keras":
@@ -215,15 +220,25 @@ class _Bridge:
 
     def host(self, layer: Any, args: list, kwargs: dict) -> Any:
         """A Keras 3 operation or layer inside a tf_keras layer that calls it."""
-        key = ("host", id(layer))
-        if key not in self.made:
-            self.made[key] = _hosted_class()(layer, name=self.name(layer.name))
-        flat, fill = _template(args, kwargs, self.target)
-        self.made[key].fill = fill
-        return self.made[key](flat if len(flat) != 1 else flat[0])
+        tensors: list = []
+        arguments = [hosted.encode(list(args), tensors), hosted.encode(dict(kwargs), tensors)]
+        calls = self.hosts[id(layer)] = self.hosts.get(id(layer), 0) + 1
+        name = self.name(layer.name) + (f"_call_{calls}" if calls > 1 else "")
+        outer = hosted.hosted_class()(layer, arguments, name=name)
+        return outer(tensors if len(tensors) != 1 else tensors[0])
 
     def name(self, name: str) -> str:
         return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+
+
+def _parameters(cls: type) -> dict[str, Any]:
+    """What a layer's constructor takes, through its bases, with the defaults."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            for name, parameter in inspect.signature(base.__init__).parameters.items():
+                found.setdefault(name, parameter.default)
+    return found
 
 
 def _owner(tensor: Any) -> Any:
@@ -246,27 +261,6 @@ def _copy_weights(old: Any, new: Any) -> None:
         new.finalize_state()
 
 
-@functools.cache
-def _hard_sigmoid_of_keras2() -> Callable:
-    """clip(0.2 x + 0.5, 0, 1): Keras 3 gave the name to clip(x / 6 + 0.5, 0, 1)."""
-    import keras
-
-    @keras.saving.register_keras_serializable(package="tfcompress")
-    def hard_sigmoid_keras2(x: Any) -> Any:
-        return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
-
-    return hard_sigmoid_keras2
-
-
-def own_objects() -> dict[str, Any]:
-    """The Keras 3 objects of this bridge that a saved model may name."""
-    return {"tfcompress>TFOp": _tf_op_class(),
-            "tfcompress>hard_sigmoid_keras2": _hard_sigmoid_of_keras2()}
-
-
-# TensorFlow functions inside Keras 3
-
-
 def _tf_op(layer: Any, args: list, kwargs: dict) -> Any:
     """A TFOpLambda of Keras 2, as the Keras 3 operation where one is known."""
     import keras
@@ -287,9 +281,10 @@ def _tf_op(layer: Any, args: list, kwargs: dict) -> Any:
                 getattr(keras.ops, op)(**given)
     if not scan.known_op(symbol):
         raise Unbridgeable(f"tf.{symbol} has no counterpart")
-    flat, _ = _template([bound], {}, keras)
-    plain = _encode([bound], flat, keras)
-    return _tf_op_class()(symbol, plain, name=re.sub(r"\W", "_", layer.name))(flat)
+    tensors: list = []
+    arguments = hosted.encode(bound, tensors)
+    op_layer = hosted.tf_op_class()(symbol, arguments, name=re.sub(r"\W", "_", layer.name))
+    return op_layer(tensors if len(tensors) != 1 else tensors[0])
 
 
 _KEYWORD = frozenset("mean sum max min prod softmax reshape transpose expand_dims squeeze "
@@ -297,7 +292,7 @@ _KEYWORD = frozenset("mean sum max min prod softmax reshape transpose expand_dim
 
 
 def _constant(value: Any) -> Any:
-    plain = hasattr(value, "numpy") and not hasattr(value, "_keras_history")
+    plain = hasattr(value, "numpy") and not hosted.is_symbolic(value)
     return value.numpy() if plain else value
 
 
@@ -307,135 +302,3 @@ def _slices(spec: Any) -> Any:
     if isinstance(spec, (list, tuple)):
         return tuple(_slices(s) for s in spec)
     return spec
-
-
-def _is_symbolic(value: Any, keras: Any) -> bool:
-    return hasattr(value, "_keras_history") or isinstance(value, getattr(keras, "KerasTensor", ()))
-
-
-def _template(args: list, kwargs: dict, keras: Any) -> tuple[list, Callable]:
-    """The tensors in (args, kwargs), and a function that puts others in their places."""
-    flat: list = []
-
-    def encode(value: Any) -> Any:
-        if _is_symbolic(value, keras):
-            flat.append(value)
-            return _Slot(len(flat) - 1)
-        if isinstance(value, dict):
-            return {k: encode(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(encode(v) for v in value)
-        return value
-
-    shape = encode([list(args), dict(kwargs)])
-
-    def fill(tensors: list) -> tuple[list, dict]:
-        def decode(value: Any) -> Any:
-            if isinstance(value, _Slot):
-                return tensors[value.index]
-            if isinstance(value, dict):
-                return {k: decode(v) for k, v in value.items()}
-            if isinstance(value, (list, tuple)):
-                return type(value)(decode(v) for v in value)
-            return value
-
-        return tuple(decode(shape))
-
-    return flat, fill
-
-
-class _Slot:
-    def __init__(self, index: int):
-        self.index = index
-
-
-def _encode(value: Any, flat: list, keras: Any) -> Any:
-    """Arguments as JSON values: a tensor is {"tensor": its place in `flat`}."""
-    if _is_symbolic(value, keras):
-        return {"tensor": next(i for i, t in enumerate(flat) if t is value)}
-    if isinstance(value, dict):
-        return {k: _encode(v, flat, keras) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(v, flat, keras) for v in value]
-    value = _constant(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if hasattr(value, "as_numpy_dtype"):
-        return value.name
-    raise Unbridgeable(f"an argument of type {type(value).__name__} cannot be kept")
-
-
-@functools.cache
-def _tf_op_class() -> type:
-    import keras
-
-    @keras.saving.register_keras_serializable(package="tfcompress")
-    class TFOp(keras.layers.Layer):
-        """Calls one TensorFlow function; `arguments` is what `_encode` wrote."""
-
-        def __init__(self, symbol: str, arguments: list, **kwargs: Any):
-            super().__init__(**kwargs)
-            self.symbol, self.arguments = symbol, arguments
-
-        def call(self, inputs: Any) -> Any:
-            tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-
-            def decode(value: Any) -> Any:
-                if isinstance(value, dict) and set(value) == {"tensor"}:
-                    return tensors[value["tensor"]]
-                if isinstance(value, dict):
-                    return {k: decode(v) for k, v in value.items()}
-                return [decode(v) for v in value] if isinstance(value, list) else value
-
-            return _tf_function(self.symbol)(**decode(self.arguments[0]))
-
-        def get_config(self) -> dict:
-            return super().get_config() | {"symbol": self.symbol, "arguments": self.arguments}
-
-    return TFOp
-
-
-def _tf_function(symbol: str) -> Callable:
-    from tensorflow.python.util import tf_export
-
-    if not scan.known_op(symbol):
-        raise Unbridgeable(f"tf.{symbol} is not a function that only computes")
-    return tf_export.get_symbol_from_name(symbol)
-
-
-# Keras 3 operations and layers inside tf_keras
-
-
-@functools.cache
-def _hosted_class() -> type:
-    import keras
-    import tf_keras
-
-    @tf_keras.saving.register_keras_serializable(package="tfcompress")
-    class Hosted(tf_keras.layers.Layer):
-        """Calls a Keras 3 operation or layer and holds its variables."""
-
-        def __init__(self, hosted: Any, fill: Callable | None = None, **kwargs: Any):
-            super().__init__(**kwargs)
-            if isinstance(hosted, dict):
-                hosted = keras.saving.deserialize_keras_object(hosted)
-            self.fill = fill
-            self._hosted = [hosted]  # in a list that tf_keras does not look into
-            self.tensors = [v.value for v in getattr(hosted, "variables", ())]
-
-        def call(self, inputs: Any) -> Any:
-            tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-            args, kwargs = self.fill(tensors) if self.fill else (tensors, {})
-            hosted = self._hosted[0]
-            if isinstance(hosted, keras.layers.Layer):
-                kwargs = {**kwargs, "training": False} if hosted._call_has_training_arg else kwargs
-                return hosted(*args, **kwargs)
-            return hosted.call(*args, **kwargs)
-
-        def get_config(self) -> dict:
-            return super().get_config() | {
-                "hosted": keras.saving.serialize_keras_object(self._hosted[0])}
-
-    return Hosted

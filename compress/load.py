@@ -23,7 +23,7 @@ from typing import Any
 
 from ..artifact import TensorSpec
 from ..errors import DataError, ModelError
-from . import bridge, container, scan, signature
+from . import container, hosted, scan, signature
 
 BATCH = 32  # rows run at once; fewer when they are large
 BATCH_BYTES = 64 << 20
@@ -120,19 +120,38 @@ def call(loaded: Loaded, arrays: list) -> list:
     _check_arrays(loaded, arrays)
     if "function" not in loaded.compiled:
         loaded.compiled["function"] = tf.function(lambda *tensors: loaded.run(list(tensors)))
-    count, batch = len(arrays[0]), _batch(loaded, arrays)
-    parts: list[list] = []
-    for start in range(0, count, batch):
-        rows = [a[start:start + batch] for a in arrays]
-        short = batch - len(rows[0])  # the last batch is filled up, so that one trace serves all
-        rows = [np.concatenate([r, np.repeat(r[-1:], short, axis=0)]) if short else r for r in rows]
+    fixed = loaded.inputs[0].shape[0] or loaded.compiled.get("batch")
+    size = fixed or _batch_size(arrays)
+    try:
+        parts = _run_batches(loaded, arrays, size)
+    except (ValueError, tf.errors.InvalidArgumentError):
+        if fixed or size == 1:
+            raise
+        loaded.compiled["batch"] = 1  # the model was written for one sample at a time
+        parts = _run_batches(loaded, arrays, 1)
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _run_batches(loaded: Loaded, arrays: list, size: int) -> list[list]:
+    """Outputs per batch; the last batch is filled up, so that one trace serves all."""
+    import numpy as np
+    import tensorflow as tf
+
+    parts = []
+    for start in range(0, len(arrays[0]), size):
+        rows = [a[start:start + size] for a in arrays]
+        count = len(rows[0])
+        if count < size:
+            rows = [np.concatenate([r, np.repeat(r[-1:], size - count, axis=0)]) for r in rows]
         tensors = [tf.constant(r if spec.dtype == "string" else
                                np.asarray(r).astype(_numpy_dtype(spec.dtype)), dtype=spec.dtype)
                    for r, spec in zip(rows, loaded.inputs, strict=True)]
         outputs = [_plain(o) for o in loaded.compiled["function"](*tensors)]
-        parts.append([o[:len(o) * (batch - short) // batch] if o.ndim else o[None]
-                      for o in outputs])
-    return [np.concatenate([p[i] for p in parts]) for i in range(len(parts[0]))]
+        outputs = [o if o.ndim else o[None] for o in outputs]
+        if any(len(o) % size for o in outputs):
+            raise ValueError("an output has no row for each sample")
+        parts.append([o[:len(o) * count // size] for o in outputs])
+    return parts
 
 
 def _numpy_dtype(name: str) -> Any:
@@ -167,9 +186,7 @@ def _check_arrays(loaded: Loaded, arrays: list) -> None:
                             f"has {len(arrays[0])}", "give as many for each input, at least one")
 
 
-def _batch(loaded: Loaded, arrays: list) -> int:
-    if fixed := loaded.inputs[0].shape[0]:
-        return fixed
+def _batch_size(arrays: list) -> int:
     row = sum(a.nbytes // len(a) for a in arrays) or 1
     return max(1, min(BATCH, BATCH_BYTES // row, len(arrays[0])))
 
@@ -301,7 +318,7 @@ def _require(found: scan.Scan, objects: dict) -> None:
     """Every class that the file takes from outside Keras must be there, under all its names."""
     for one in found.custom:
         if one.registered.startswith("tfcompress>"):
-            objects |= bridge.own_objects()
+            objects |= hosted.own_objects()
         known = [objects[n] for n in (one.registered, one.name) if n in objects]
         if not known:
             where = f" of {one.module}" if one.module else ""

@@ -79,19 +79,25 @@ class Search:
         count = next((k for k in range(1, len(groups))
                       if -10 * math.log10(max(math.fsum(left[k:]), 1e-30)) >= self.goal),
                      len(groups))
+        def enough(count):
+            return self.run(plan | {i: wider[i] for i in flat(count)}) >= self.goal
+
         low = 0  # not enough for certain
-        while count < len(groups) and self.run(plan | {i: wider[i] for i in flat(count)}) < self.goal:
+        while count < len(groups) and not enough(count):
             low, count = count, min(len(groups), count + max(1, count // 2))
         while count - low > 1:
             middle = (low + count) // 2
-            if self.run(plan | {i: wider[i] for i in flat(middle)}) >= self.goal:
+            if enough(middle):
                 count = middle
             else:
                 low = middle
         return flat(count)
 
     def _put_back(self, plan: dict, wider: dict, chosen: list[str]) -> dict:
-        """Narrow again whatever can be, quietest first, halves before single items."""
+        """Narrow again whatever can be, quietest first, halves before single items.
+
+        `plan` itself, with nothing chosen, is known to miss the goal.
+        """
         chosen = list(chosen)
         size, tries = max(1, len(chosen) // 2), 32
         while chosen and tries:
@@ -100,7 +106,7 @@ class Search:
                 part = set(chosen[max(0, at - size):at])
                 rest = [i for i in chosen if i not in part]
                 tries -= 1
-                if self.run(plan | {i: wider[i] for i in rest}) >= self.goal:
+                if rest and self.run(plan | {i: wider[i] for i in rest}) >= self.goal:
                     chosen = rest
                 at -= size
             if size == 1:

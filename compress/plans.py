@@ -11,12 +11,14 @@ from . import mixed, recipes, surgery
 
 MARGIN = 2.0  # dB above the asked SNR, because it is measured on few rows
 LARGE = 1_000_000_000  # MACs from which groups are coarser
+EXACT = 40.0  # dB; better than this is not worth bytes
 SMALLEST = 1024  # values; smaller constants that AEQ does not take stay float32
 HINTS = ("SOFTMAX", "LOGISTIC", "TANH")  # their fixed output scale ruins small values
+CLIPPED = (2, 3)  # ActivationFunctionType: RELU_N1_TO_1, RELU6
 # For each quantization the precisions that an operation may have, the wanted one first.
 LADDERS = {
     "none": ("float",),
-    "int8": ("int8", "kernel", "hybrid", "weights", "stored", "float"),
+    "int8": ("int8", "hybrid", "weights", "stored", "float"),
     "int16x8": ("int16", "hybrid", "weights", "stored", "float"),
     "dynamic": ("dynamic", "table", "hybrid", "weights", "stored", "float"),
     "int4": ("int4", "table", "hybrid", "weights", "stored", "float"),
@@ -40,6 +42,8 @@ class Job:
     def __init__(self, source, target: dict):
         self.source, self.target = source, target
         self.kind, self.io = target["quantization"], target.get("io_dtype", "float32")
+        # int16 kernels are slow on a PC
+        self.few = 4 if self.kind == "int16x8" else None
         self.model = tflite.load(source.model)
         self.graph = self.model.subgraphs[0]
         self.how = "min-max"
@@ -61,7 +65,7 @@ class Job:
         before = self._trial(base)
         if before < self.goal:
             plan = self._widen(base, search)
-        elif self.kind == "int4":
+        elif self.kind == "int4" and before < EXACT:
             plan, said = self._polish(base, before)
             notes += said
         model, after = self._build(plan)
@@ -71,12 +75,17 @@ class Job:
         return model, self._fallbacks(base, plan, before, after, search), notes
 
     def _choose_ranges(self, base: dict) -> list[str]:
-        """Ranges over all samples, or the mean of the samples' extremes where that is better."""
-        if self.kind != "int8" or self.source.samples.count < 2:
-            return []
+        """Ranges over all samples; the mean of the samples' extremes where only that will do.
+
+        Narrower ranges clip: they often raise the SNR and lower the accuracy.
+        """
         widest = self._trial(base)
+        if self._hints():
+            return []  # a narrower range does not help those
+        if self.kind != "int8" or self.source.samples.count < 2 or widest >= self.goal:
+            return []
         self.how = "mean"
-        if self._trial(base) > widest + 0.5:
+        if self._trial(base) >= max(widest, self.goal):
             return ["activation ranges: mean of the samples' smallest and largest values"]
         self.how = "min-max"
         return []
@@ -92,7 +101,7 @@ class Job:
             ladder = tuple(p for p in wanted if (able[p][index] if p in able
                                                  else self._takes(op, p)))
             if unbounded & {*op.inputs, *op.outputs}:
-                ladder = tuple(p for p in ladder if p not in ("int8", "int16", "kernel"))
+                ladder = tuple(p for p in ladder if p not in recipes.INTEGER)
             if self._has_floats(op):
                 found[surgery.scope(self.graph, op)] = ladder
         for graph in self.model.subgraphs[1:]:  # bodies of loops: their weights only
@@ -123,10 +132,8 @@ class Job:
     def _takes(self, op, precision: str) -> bool:
         name = tflite.op_name(self.model, op)
         large = any(self._large(i) for i in op.inputs if i >= 0)
-        if precision == "kernel":
-            return name in surgery.FREE + surgery.SAME
         if precision == "hybrid":
-            return name == "UNIDIRECTIONAL_SEQUENCE_LSTM" and large
+            return name == "UNIDIRECTIONAL_SEQUENCE_LSTM"
         if precision == "table":
             return name == "GATHER" and self._large(op.inputs[0])
         if precision == "stored":
@@ -148,7 +155,7 @@ class Job:
         if key not in self.built:
             try:
                 model = self._carry_out(plan)
-                snr = min(self.source.snr(model).values(), default=math.inf)
+                snr = min(self.source.snr(model, self.few).values(), default=math.inf)
             except Exception as error:  # AEQ and the runtime refuse in many ways
                 self.failure = error
                 model, snr = None, -math.inf
@@ -158,15 +165,29 @@ class Job:
             self.built[key] = (self._carry_out(plan), self.built[key][1])
         return self.built[key]
 
+    def _ranges(self) -> dict:
+        """`{tensor name: (min, max)}`, not narrower than the kernels' integers can express.
+
+        A fused RELU6 is kept as round(6 / scale) in 32 bits.
+        """
+        if self.kind not in ("int8", "int16x8") and self.io == "float32":
+            return {}
+        ranges = self.source.ranges(self.how)
+        least = 1e-4 if self.kind == "int16x8" else 1e-6
+        for op in self.graph.operators:
+            if getattr(op.builtinOptions, "fusedActivationFunction", 0) in CLIPPED:
+                name = self.graph.tensors[op.outputs[0]].name.decode()
+                if name in ranges:
+                    ranges[name] = (ranges[name][0], max(ranges[name][1], least))
+        return ranges
+
     def _carry_out(self, plan: dict[str, str]) -> bytes:
-        integer = self.kind in ("int8", "int16x8") or self.io != "float32"
-        ranges = self.source.ranges(self.how) if integer else {}
-        model = tflite.load(recipes.apply(self.source.model, plan, ranges))
+        ranges = self._ranges()
+        model = recipes.apply(self.source.model, plan, ranges)
 
         def having(precision):
             return {item for item, p in plan.items() if p == precision}
 
-        surgery.integer_kernels(model, having("kernel"), ranges)
         surgery.hybrid_lstm(model, having("hybrid"))
         surgery.int8_table(model, having("table"))
         stored = having("stored")
@@ -179,10 +200,7 @@ class Job:
 
     def _widen(self, plan: dict, search: mixed.Search) -> dict:
         """Climb the ladders until the goal is met; the best plan seen where it cannot be."""
-        best = plan
-        hints = [surgery.scope(self.graph, op) for op in self.graph.operators
-                 if tflite.op_name(self.model, op) in HINTS
-                 and {*op.outputs} & {*self.graph.outputs}]
+        best, hints = plan, self._hints()
         while True:
             wider = {item: ladder[ladder.index(plan[item]) + 1]
                      for item, ladder in self.ladders.items()
@@ -195,6 +213,12 @@ class Job:
             plan, hints = plan | wider, []
             if self._trial(plan) > self._trial(best):
                 best = plan
+
+    def _hints(self) -> list[str]:
+        """The usual culprits: output functions of a fixed scale."""
+        return [surgery.scope(self.graph, op) for op in self.graph.operators
+                if tflite.op_name(self.model, op) in HINTS
+                and {*op.outputs} & {*self.graph.outputs}]
 
     def _prefer_int16(self, narrow: dict, found: dict, base: dict) -> dict:
         """int16 activations instead of float ones in an int8 file, where they do as well."""
@@ -233,7 +257,7 @@ class Job:
 
     def _fallbacks(self, base, plan, before, after, search) -> list[dict]:
         """One record per operation or end that is wider than the target asks for."""
-        wanted = {"int8": ("int8", "kernel"), "int16x8": ("int16",)}.get(self.kind, ())
+        wanted = {"int8": ("int8",), "int16x8": ("int16",)}.get(self.kind, ())
         if not wanted:  # weights only: whatever fell below its own first choice
             wide = [i for i in plan if plan[i] != base[i] and not (
                 self.kind == "int4" and before >= self.goal)]

@@ -67,7 +67,7 @@ class Source:
     """The float file and what is known of it, shared by all targets."""
 
     data: bytes  # as it came
-    model: bytes  # with unique tensor names
+    model: bytes  # the same numbers, ready for quantization
     samples: calibrate.Samples
     rows: list[int]
     reference: list[dict]
@@ -76,12 +76,14 @@ class Source:
     progress: Callable
     seconds: float = 0.0
     _extremes: dict | None = field(default=None, repr=False)
+    _last: tuple | None = field(default=None, repr=False)  # the last file judged, and its SNR
 
     @classmethod
     def open(cls, payload: dict, progress) -> Source:
         parsed = tflite.load(payload["float"])
         data = Path(payload["float"]).read_bytes()
         macs = sum(tflite.macs(parsed, g, op) for g in parsed.subgraphs for op in g.operators)
+        surgery.rewrite(parsed)
         surgery.unique_names(parsed)
         model = tflite.dump(parsed)
         runner = calibrate.Runner(model)
@@ -122,15 +124,17 @@ class Source:
         return {"samples": self.samples.count if self._extremes is not None else 0,
                 "seconds": self.seconds, "random": self.samples.random}
 
-    def snr(self, model: bytes) -> dict[str, float]:
-        """SNR in dB of every output of a file made from this one.
+    def snr(self, model: bytes, few: int | None = None) -> dict[str, float]:
+        """SNR in dB of every output of a file made from this one, on all rows or the first `few`.
 
         Integer outputs (class numbers, say) count only where there are no float ones.
         """
-        found = calibrate.output_snr(
-            self.reference, calibrate.outputs(model, self.samples, self.rows))
-        judged = {name: v for name, v in found.items() if name in self.judged}
-        return judged or found
+        if self._last is None or self._last[0] is not model:
+            found = calibrate.output_snr(
+                self.reference[:few], calibrate.outputs(model, self.samples, self.rows[:few]))
+            judged = {name: v for name, v in found.items() if name in self.judged}
+            self._last = (model, judged or found)
+        return self._last[1]
 
 
 def _quantize(source: Source, target: dict, strict: bool) -> dict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from .. import tflite
+from . import surgery
 
 
 def _weights(bits: int) -> dict:
@@ -34,7 +35,6 @@ PRECISIONS = {
     "weights": (_config(8, dequantize=True), "float activations, int8 weights"),
     "int4": (_config(4, dequantize=True), "float activations, int4 weights"),
     # These are not AEQ's; `surgery` does them.
-    "kernel": (None, "int8"),
     "hybrid": (None, "float activations, int8 weights"),
     "table": (None, "int8 table"),
     "stored": (None, "float activations, int8 weights"),
@@ -42,8 +42,29 @@ PRECISIONS = {
 }
 INTEGER = ("int8", "int16")
 
+# Operators with integer kernels that AEQ does not know -> one that it knows with the same rule:
+# any scales for inputs and output, one scale for all of them, or a constant second input. AEQ is
+# shown the second and the first is put back afterwards.
+STAND_INS = {
+    "int8": {
+        "LEAKY_RELU": "GELU", "ELU": "GELU", "EXP": "GELU", "LOG": "GELU", "ABS": "GELU",
+        "RELU6": "GELU", "RELU_N1_TO_1": "GELU", "RELU_0_TO_1": "GELU", "PRELU": "MUL",
+        "EXPAND_DIMS": "RESHAPE", "SQUEEZE": "RESHAPE", "TILE": "RESHAPE", "REVERSE_V2": "RESHAPE",
+        "DEPTH_TO_SPACE": "SPACE_TO_DEPTH", "REDUCE_MAX": "REDUCE_MIN", "ARG_MAX": "REDUCE_MIN",
+        "ARG_MIN": "REDUCE_MIN", "MINIMUM": "MAXIMUM", "GREATER": "EQUAL", "LESS": "EQUAL",
+        "GREATER_EQUAL": "EQUAL", "LESS_EQUAL": "EQUAL",
+    },
+    "int16": {
+        "LEAKY_RELU": "GELU", "EXP": "GELU", "EXPAND_DIMS": "RESHAPE", "SQUEEZE": "RESHAPE",
+        "REVERSE_V2": "RESHAPE", "REDUCE_MAX": "REDUCE_MIN", "MINIMUM": "MAXIMUM",
+    },
+}
 
-def apply(model: bytes, plan: dict[str, str], ranges: dict) -> bytes:
+# Integer kernels came with version 2 of an operator, but for these.
+VERSION_1 = ("ELU", "PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "EXPAND_DIMS")
+
+
+def apply(model: bytes, plan: dict[str, str], ranges: dict):
     """Quantize a float file by a plan; operations that are not in it stay float.
 
     Args:
@@ -52,7 +73,7 @@ def apply(model: bytes, plan: dict[str, str], ranges: dict) -> bytes:
         ranges: `{tensor name: (min, max)}`; needed for int8 and int16.
 
     Returns:
-        The quantized file's bytes, with float32 inputs and outputs where they were float32.
+        The quantized file as a `ModelT`, with float32 inputs and outputs where they were float32.
 
     Raises:
         Exception: Whatever AEQ raises on a model that it cannot take.
@@ -63,6 +84,8 @@ def apply(model: bytes, plan: dict[str, str], ranges: dict) -> bytes:
 
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe(plan))
+    if all(PRECISIONS[p][0] is None for p in plan.values() if p in PRECISIONS):
+        return tflite.load(model)
     if not any(precision != "float" for precision in plan.values()):
         return model
     found = {name: {"min": np.array([low]), "max": np.array([high])}
@@ -70,9 +93,39 @@ def apply(model: bytes, plan: dict[str, str], ranges: dict) -> bytes:
     parsed = tfl_flatbuffer_utils.read_model(memoryview(model))
     generator = params_generator.ParamsGenerator(parsed)
     needs = found if any(p in INTEGER for p in plan.values()) else None
+    codes = _stand_in(parsed, plan)
     params = generator.generate_quantization_parameters(manager, needs, enable_progress_bar=False)
     modifier = model_modifier.ModelModifier(parsed)
-    return bytes(modifier.modify_model(params, enable_progress_bar=False))
+    made = tflite.load(bytes(modifier.modify_model(params, enable_progress_bar=False)))
+    for graph in made.subgraphs:
+        for op in graph.operators:
+            op.opcodeIndex = codes.get(op.opcodeIndex, op.opcodeIndex)
+    return made
+
+
+def _stand_in(model, plan: dict[str, str]) -> dict[int, int]:
+    """Show AEQ the stand-ins; returns `{index of a stand-in's code: index of the real one}`."""
+    import copy
+
+    codes = {name: code for code, name in tflite.op_names().items()}
+    back: dict[int, int] = {}
+    shown: dict[tuple[int, str], int] = {}
+    graph = model.subgraphs[0]
+    for op in graph.operators:
+        name = STAND_INS.get(plan.get(surgery.scope(graph, op)), {}).get(tflite.op_name(model, op))
+        if name is None:
+            continue
+        real = op.opcodeIndex
+        if (real, name) not in shown:
+            code = copy.copy(model.operatorCodes[real])
+            code.builtinCode, code.deprecatedBuiltinCode = codes[name], min(codes[name], 127)
+            model.operatorCodes.append(code)
+            shown[real, name] = len(model.operatorCodes) - 1
+            back[shown[real, name]] = real
+            if tflite.op_name(model, op) not in VERSION_1:
+                model.operatorCodes[real].version = max(model.operatorCodes[real].version, 2)
+        op.opcodeIndex = shown[real, name]
+    return back
 
 
 def recipe(plan: dict[str, str]) -> list[dict]:
@@ -92,22 +145,21 @@ def recipe(plan: dict[str, str]) -> list[dict]:
 
 
 def supported(model, precision: str) -> list[bool]:
-    """Whether AEQ knows the operation in that precision, for every one of the main subgraph."""
+    """Whether AEQ, or a stand-in, has that precision, for every operator of the main subgraph."""
     from ai_edge_quantizer import algorithm_manager, qtyping
-    from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
     config = qtyping.OpQuantizationConfig.from_dict(PRECISIONS[precision][0])
-    answers: dict[int, bool] = {}
-    for code in {model.operatorCodes[op.opcodeIndex].builtinCode
-                 for op in model.subgraphs[0].operators}:
-        name = tfl_flatbuffer_utils.TFL_OP_CODE_TO_NAME.get(code)
-        answers[code] = name is not None
-        if name is not None:
-            try:
-                algorithm_manager.check_op_quantization_config(
-                    "min_max_uniform_quantize", name, config)
-            except ValueError:
-                answers[code] = False
-    return [answers[model.operatorCodes[op.opcodeIndex].builtinCode]
-            and tflite.op_name(model, op) != "STABLEHLO_COMPOSITE"
-            for op in model.subgraphs[0].operators]
+    # The schema's names are AEQ's, but for one.
+    aeq = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"} | STAND_INS.get(precision, {})
+
+    def answer(name: str) -> bool:
+        try:
+            algorithm_manager.check_op_quantization_config(
+                "min_max_uniform_quantize", qtyping.TFLOperationName(aeq.get(name, name)), config)
+        except ValueError:
+            return False
+        return name != "STABLEHLO_COMPOSITE"
+
+    kinds = [tflite.op_name(model, op) for op in model.subgraphs[0].operators]
+    answers = {kind: answer(kind) for kind in set(kinds)}
+    return [answers[kind] for kind in kinds]

@@ -11,11 +11,6 @@ import math
 from .. import tflite
 
 RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32767, 32767)}
-# Operators that AEQ does not know, with int8 kernels: any scales, or the same in and out.
-FREE = ("LEAKY_RELU", "ELU", "EXP", "LOG", "ABS", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "PRELU")
-SAME = ("REDUCE_MAX", "EXPAND_DIMS", "SQUEEZE", "TILE", "REVERSE_V2", "DEPTH_TO_SPACE",
-        "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "ARG_MAX", "ARG_MIN")
-
 
 def scope(graph, op) -> str:
     """AEQ's name of an operation: the names of its outputs (or inputs), each with a `;`."""
@@ -77,6 +72,21 @@ class Editor:
         at = len(ops) if before is None else next(i for i, o in enumerate(ops) if o is before)
         ops.insert(at, op)
 
+    def become(self, op, kind: str, inputs: list[int], options: str, values) -> None:
+        """Make an operator another one; `options` names the union member that `values` is of."""
+        op.opcodeIndex, op.inputs = self._code(kind), inputs
+        op.builtinOptionsType = getattr(self.schema.BuiltinOptions, options)
+        op.builtinOptions = values
+
+    def add_constant(self, name: str, dtype: str, values: list) -> int:
+        """Add a constant vector."""
+        import numpy as np
+
+        index = self.tensor(0, name, dtype, data=np.array(values, dtype))
+        self.graph.tensors[index].shape = np.array([len(values)], np.int32)
+        self.graph.tensors[index].shapeSignature = None
+        return index
+
     def _code(self, kind: str) -> int:
         code = self.codes[kind]
         for index, known in enumerate(self.model.operatorCodes):
@@ -111,7 +121,10 @@ _VERSIONS = {"QUANTIZE": 2, "DEQUANTIZE": 3}
 
 
 def unique_names(model) -> None:
-    """Give every tensor a name of its own; those of inputs and outputs are kept."""
+    """Give every tensor a name of its own; those of inputs and outputs are kept.
+
+    Names beyond 600 characters are cut: AEQ cuts the scopes of operations at 10,000.
+    """
     seen: set[bytes] = set()
     for graph in model.subgraphs:
         ends = {*graph.inputs, *graph.outputs}
@@ -119,12 +132,38 @@ def unique_names(model) -> None:
         for index in order:
             tensor, count = graph.tensors[index], 0
             name = tensor.name or b"tensor"
-            # AEQ cuts the scopes of operations at 10,000 characters
             name = name if len(name) < 600 else name[:500] + b"..."
             while (tensor_name := name if not count else name + b"#%d" % count) in seen:
                 count += 1
             seen.add(tensor_name)
             tensor.name = tensor_name
+
+
+def rewrite(model) -> None:
+    """Exact changes of a float file that leave more of it to integer kernels.
+
+    An AVERAGE_POOL_2D over the whole image becomes MEAN, whose int8 output has a scale of its own
+    (a pool's has that of its input, too coarse for averages); NEG and SQUARE become MUL.
+    """
+    edit = Editor(model)
+    for op in list(edit.graph.operators):
+        kind = edit.kind(op)
+        if kind == "AVERAGE_POOL_2D" and _is_global(edit, op):
+            options = edit.schema.ReducerOptionsT()
+            options.keepDims = True
+            edit.become(op, "MEAN", [op.inputs[0], edit.add_constant("axes", "int32", [1, 2])],
+                        "ReducerOptions", options)
+        elif kind in ("NEG", "SQUARE") and edit.dtype(op.inputs[0]) == "float32":
+            other = (op.inputs[0] if kind == "SQUARE"
+                     else edit.add_constant("minus_one", "float32", [-1.0]))
+            edit.become(op, "MUL", [op.inputs[0], other], "MulOptions",
+                        edit.schema.MulOptionsT())
+
+
+def _is_global(edit: Editor, op) -> bool:
+    options, shape = op.builtinOptions, edit.graph.tensors[op.inputs[0]].shape
+    return (options.fusedActivationFunction == 0 and options.padding == 1
+            and [options.filterHeight, options.filterWidth] == [int(n) for n in shape[1:3]])
 
 
 def limits(low: float, high: float, dtype: str) -> tuple[float, int]:
@@ -284,59 +323,6 @@ def _packed(edit: Editor, values, dtype: str):
     return data, edit.quant(scale, np.zeros(scale.shape), values.ndim - 1)
 
 
-def integer_kernels(model, scopes: set[str], ranges: dict) -> None:
-    """Compute operators of `FREE` and `SAME` on int8, with QUANTIZE and DEQUANTIZE around them.
-
-    Args:
-        model: Changed in place.
-        scopes: Which ones.
-        ranges: `{tensor name: (min, max)}` of the float file.
-    """
-    edit = Editor(model)
-    for op in list(edit.graph.operators):
-        if scope(edit.graph, op) not in scopes or edit.dtype(op.inputs[0]) != "float32":
-            continue
-        source = _as_int8(edit, op, ranges)
-        op.inputs = [source, *op.inputs[1:]]
-        if edit.kind(op) == "PRELU":
-            op.inputs = [source, _int8_constant(edit, op.inputs[1])]
-        if edit.dtype(op.outputs[0]) == "float32":
-            _int8_result(edit, op, source, ranges)
-    for op in list(edit.graph.operators):
-        unread = all(not edit.consumers(i) and i not in edit.graph.outputs for i in op.outputs)
-        if edit.kind(op) == "DEQUANTIZE" and unread:
-            edit.remove(op)
-
-
-def _as_int8(edit: Editor, op, ranges: dict) -> int:
-    """An int8 tensor with the values of an operator's first input."""
-    index = op.inputs[0]
-    source = edit.producer(index)
-    if source is not None and edit.kind(source) == "DEQUANTIZE" and \
-            edit.dtype(source.inputs[0]) == "int8":
-        return source.inputs[0]
-    for reader in edit.consumers(index):
-        if edit.kind(reader) == "QUANTIZE" and edit.dtype(reader.outputs[0]) == "int8":
-            edit.remove(reader)  # it may stand behind: put it before
-            edit.operator("QUANTIZE", [index], reader.outputs, before=_first_reader(
-                edit, reader.outputs[0], op))
-            return reader.outputs[0]
-    params = edit.quant(*limits(*ranges[_plain(edit.name(index))], "int8"))
-    new = edit.tensor(index, edit.name(index) + "_quantized", "int8", params)
-    edit.operator("QUANTIZE", [index], [new], before=op)
-    return new
-
-
-def _first_reader(edit: Editor, index: int, op):
-    return next(o for o in edit.graph.operators if o is op or index in o.inputs)
-
-
-def _plain(name: str) -> str:
-    for suffix in ("_dequant", "_quantized"):
-        name = name.removesuffix(suffix)
-    return name
-
-
 def _int8_constant(edit: Editor, index: int) -> int:
     import numpy as np
 
@@ -344,39 +330,6 @@ def _int8_constant(edit: Editor, index: int) -> int:
     scale = max(float(np.abs(values).max(initial=0)), 1e-30) / 127
     data = np.clip(np.round(values / scale), -127, 127).astype(np.int8)
     return edit.tensor(index, edit.name(index) + "_int8", "int8", edit.quant(scale, 0), data)
-
-
-def _int8_result(edit: Editor, op, source: int, ranges: dict) -> None:
-    """Let an operator write int8; whoever reads its float output gets a DEQUANTIZE."""
-    index = op.outputs[0]
-    quantizers = [o for o in edit.consumers(index) if edit.kind(o) == "QUANTIZE"]
-    if edit.kind(op) in SAME:
-        params = edit.graph.tensors[source].quantization
-    elif quantizers and edit.dtype(quantizers[0].outputs[0]) == "int8":
-        params = edit.graph.tensors[quantizers[0].outputs[0]].quantization
-    else:
-        params = edit.quant(*limits(*ranges[_plain(edit.name(index))], "int8"))
-    new = edit.tensor(index, edit.name(index), "int8", params)
-    edit.graph.tensors[index].name += b"_dequant"
-    op.outputs = [new]
-    for quantizer in quantizers:
-        target = quantizer.outputs[0]
-        if edit.dtype(target) == "int8" and _same(edit, new, target) \
-                and target not in edit.graph.outputs:
-            edit.remove(quantizer)
-            edit.rewire(edit.consumers(target), target, new)
-        else:
-            quantizer.inputs = [new]
-    if edit.consumers(index) or index in edit.graph.outputs:
-        readers = edit.consumers(index)
-        edit.operator("DEQUANTIZE", [new], [index], before=readers[0] if readers else None)
-
-
-def _same(edit: Editor, a: int, b: int) -> bool:
-    import numpy as np
-
-    a, b = (edit.graph.tensors[i].quantization for i in (a, b))
-    return np.array_equal(a.scale, b.scale) and np.array_equal(a.zeroPoint, b.zeroPoint)
 
 
 def hybrid_lstm(model, scopes: set[str]) -> None:

@@ -27,7 +27,7 @@ from tfcompress.export.keras import to_keras
 def build() -> keras.Model:
     image = keras.Input((8, 8, 1), name="image")
     x = keras.layers.Rescaling(1 / 16)(image)
-    x = keras.layers.RandomTranslation(0.1, 0.1)(x)
+    x = keras.layers.RandomTranslation(0.1, 0.1, seed=1)(x)
     for filters in (16, 32):
         x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = keras.layers.BatchNormalization()(x)
@@ -35,7 +35,7 @@ def build() -> keras.Model:
         x = keras.layers.SeparableConv2D(2 * filters, 3, padding="same", activation="relu")(x)
         x = keras.layers.MaxPooling2D()(x)
     x = keras.layers.Flatten()(x)
-    x = keras.layers.Dropout(0.3)(x)
+    x = keras.layers.Dropout(0.3, seed=2)(x)
     x = keras.layers.Dense(64, activation="relu")(x)
     return keras.Model(image, keras.layers.Dense(10, activation="softmax", name="digit")(x))
 

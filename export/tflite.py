@@ -21,11 +21,11 @@ from . import savedmodel
 FAITHFUL_DB = 60.0
 
 # Name: how recurrent layers are lowered (None: the model is traced as it is), and the converter's
-# entry. Fused LSTM operators are the fastest; unrolled graphs are plain but long; loops are short.
+# entry. Unrolled graphs are plain but long, loops are short.
 ROUTES = {
-    "fused": ("fused", "saved_model"),
-    "unrolled": ("unrolled", "saved_model"),
+    "lowered": ("auto", "saved_model"),
     "loop": ("loop", "saved_model"),
+    "unrolled": ("unrolled", "saved_model"),
     "plain": (None, "saved_model"),
     "keras": (None, "keras"),
 }
@@ -33,7 +33,7 @@ ROUTES = {
 
 def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
               outputs: Sequence[TensorSpec], progress: Callable[[float | None, str], None],
-              lowering: Callable | None = None, skip: Collection[str] = (),
+              lower=None, skip: Collection[str] = (),
               check: tuple[list, list] | None = None) -> dict:
     """Convert `model` to a float32 `.tflite` with the signature `serving_default`.
 
@@ -43,8 +43,9 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
         inputs: Static shapes (batch 1), dtypes and names, in the model's order.
         outputs: Names of the outputs in the model's order.
         progress: Called with `None` and `route:<name>` before each route is tried.
-        lowering: `compress.lower.lowering`: a context manager that takes `rnn=` and yields the
-            list of rewrites made while tracing. Without it only the last two routes exist.
+        lower: The module `compress.lower` (export and compress do not import each other):
+            `lowering(model, rnn=...)` yields the list of rewrites made while tracing, and
+            `float32(model)` widens its number types. Without it only the last two routes exist.
         skip: Routes not to try.
         check: Arrays of N rows per input, and the model's own float32 results for them; seeded
             random inputs and the model itself otherwise.
@@ -56,15 +57,15 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
     Raises:
         TargetError: No route gives a file that the runtime can run.
     """
-    check = check or _reference(model, inputs, outputs, lowering)
+    check = check or _reference(model, inputs, outputs, lower)
     tried: dict[str, str] = {}
     best = None
     for name, (rnn, entry) in ROUTES.items():
-        if name in skip or (rnn and not lowering):
+        if name in skip or (rnn and not lower):
             continue
         progress(None, f"route:{name}")
         try:
-            rewrites, content = _convert(model, inputs, outputs, lowering, rnn, entry)
+            rewrites, content = _convert(model, inputs, outputs, lower, rnn, entry)
             snr = _agreement(content, inputs, outputs, *check)
         except Exception as error:  # the converter raises whatever it likes
             tried[name] = _first_line(error)
@@ -85,10 +86,10 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
             "rewrites": rewrites, "tried": tried}
 
 
-def _convert(model, inputs, outputs, lowering, rnn, entry) -> tuple[list[dict], bytes]:
+def _convert(model, inputs, outputs, lower, rnn, entry) -> tuple[list[dict], bytes]:
     if entry == "keras":
         return [], _from_keras(model)
-    with _lowered(lowering, model, rnn) as rewrites, tempfile.TemporaryDirectory() as folder:
+    with _lowered(lower, model, rnn) as rewrites, tempfile.TemporaryDirectory() as folder:
         function = savedmodel.trace(model, _narrow(inputs), outputs)
         savedmodel.save(function, folder, track=model if _has_tables(function) else None)
         content = _from_saved_model(folder)
@@ -103,11 +104,11 @@ def _has_tables(function) -> bool:
 
 
 @contextlib.contextmanager
-def _lowered(lowering, model, rnn):
+def _lowered(lower, model, rnn):
     if rnn is None:
         yield []
     else:
-        with lowering(model, rnn=rnn) as rewrites:
+        with lower.lowering(model, rnn=rnn) as rewrites:
             yield rewrites
 
 
@@ -151,34 +152,63 @@ def _from_keras(model) -> bytes:
     return converter.convert()
 
 
-def _reference(model, inputs, outputs, lowering) -> tuple[list, list]:
+def _reference(model, inputs, outputs, lower) -> tuple[list, list]:
     """Two seeded samples per input and what the model makes of them, one at a time."""
+    import numpy as np
+
+    states = _states(model)
+    failure = None
+    for run in (_eager, _in_graph):
+        for high in (_highest_index(model), 2):
+            rng = np.random.default_rng(0)
+            arrays = [_random(rng, (2, *s.shape[1:]), s.dtype, high) for s in _narrow(inputs)]
+            try:
+                with lower.float32(model) if lower else contextlib.nullcontext():
+                    rows = run(model, inputs, outputs, arrays, lower)
+            except Exception as error:  # an index out of range, an operator without CPU kernel
+                failure = failure or error
+                continue
+            finally:
+                for variable, value in states:  # stateful layers remember what they were given
+                    variable.assign(value)
+            return arrays, [np.concatenate(column) for column in zip(*rows, strict=True)]
+    raise TargetError(f"the model cannot be run: {_first_line(failure)}",
+                      "check it with model.predict in Keras")
+
+
+def _eager(model, inputs, outputs, arrays, lower) -> list[list]:
     import numpy as np
     import tensorflow as tf
 
-    state = [(v, np.asarray(v)) for v in getattr(model, "non_trainable_variables", ())]
-    for high in (_highest_index(model), 2):
-        rng = np.random.default_rng(0)
-        arrays = [_random(rng, (2, *s.shape[1:]), s.dtype, high) for s in _narrow(inputs)]
-        rows = []
-        try:
-            with _float32(lowering, model):
-                for i in range(2):
-                    results = savedmodel.call(
-                        model, [tf.constant(a[i:i + 1]) for a in arrays], inputs, outputs)
-                    rows.append([np.asarray(r) for r in results])
-        except Exception:
-            if high == 2:
-                raise
-            continue
-        finally:
-            for variable, value in state:  # a stateful model remembers what it was called with
-                variable.assign(value)
-        return arrays, [np.concatenate(column) for column in zip(*rows, strict=True)]
+    return [[np.asarray(r) for r in savedmodel.call(
+        model, [tf.constant(a[i:i + 1]) for a in arrays], inputs, outputs)] for i in range(2)]
 
 
-def _float32(lowering, model):
-    return lowering.float32(model) if hasattr(lowering, "float32") else contextlib.nullcontext()
+def _in_graph(model, inputs, outputs, arrays, lower) -> list[list]:
+    """Channels-first convolutions run on a CPU only after they were rewritten."""
+    import tensorflow as tf
+
+    with _lowered(lower, model, "auto" if lower else None):
+        function = savedmodel.trace(model, _narrow(inputs), outputs)
+    names = savedmodel.argument_names(inputs)
+    rows = []
+    for i in range(2):
+        feed = {n: tf.constant(a[i:i + 1]) for n, a in zip(names, arrays, strict=True)}
+        found = function(**feed)
+        rows.append([found[s.name].numpy() for s in outputs])
+    return rows
+
+
+def _states(model) -> list[tuple]:
+    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    found = [v for layer in layers for v in _flat(getattr(layer, "states", None))]
+    return [(v, v.numpy().copy()) for v in found if hasattr(v, "assign")]
+
+
+def _flat(states) -> list:
+    import tensorflow as tf
+
+    return [] if states is None else tf.nest.flatten(states)
 
 
 def _highest_index(model) -> int:

@@ -22,16 +22,19 @@ def _latency(p50: float, seed: int, n: int = 120) -> tuple[float, ...]:
     return tuple(round(p50 * draw.lognormvariate(0, 0.05), 5) for _ in range(n - 2)) + tuple(tail)
 
 
-def row(target, size, latency=None, status="ok", snr=None, accuracy=None, agreement=None, **more):
+def row(target, size, latency=None, status="ok", snr=None, accuracy=None, agreement=None, lost=None,
+        **more):
     """One row of the report with the usual measurements; None leaves a measurement out."""
     seed = len(target)
     found = [Measurement("size", "bytes", (size,)),
              Measurement("size_gzip", "bytes", (round(size * 0.83),)),
-             Measurement("parameters", "values", (78_666,)), Measurement("macs", "MACs", (12_501_632,)),
+             Measurement("parameters", "values", (78_666,)),
+             Measurement("macs", "MACs", (12_501_632,)),
              Measurement("zeros", "share", (0.0123,))]
     if latency:
+        threads = _latency(latency * 0.6, seed + 1)
         found += [Measurement("latency", "ms", _latency(latency, seed), "1 thread"),
-                  Measurement("latency_threads", "ms", _latency(latency * 0.6, seed + 1), "4 threads"),
+                  Measurement("latency_threads", "ms", threads, "4 threads"),
                   Measurement("load_time", "ms", (latency * 3,)),
                   Measurement("throughput", "samples/s", (1000 / latency,)),
                   Measurement("peak_memory", "bytes", (31_000_000 + size * 2,))]
@@ -39,6 +42,9 @@ def row(target, size, latency=None, status="ok", snr=None, accuracy=None, agreem
                               ("accuracy", "share", accuracy)):
         if value is not None:
             found.append(Measurement(name, unit, (value,)))
+    if accuracy is not None and lost is not None:
+        ends = f"95 % interval {100 * lost - 0.4:+.2f} to {100 * lost + 0.4:+.2f} points"
+        found.append(Measurement("accuracy_drop", "share", (lost,), f"{ends}; 2000 samples"))
     if snr is not None:
         found += [Measurement("cosine", "", (1 - 10 ** (-snr / 10) / 2,)),
                   Measurement("max_error", "", (10 ** (-snr / 20),))]
@@ -51,10 +57,11 @@ def row(target, size, latency=None, status="ok", snr=None, accuracy=None, agreem
         "outputs": [{"name": "probabilities", "shape": [1, 10], "dtype": dtype,
                      "scale": 0.00390625 if dtype == "int8" else None,
                      "zero_point": -128 if dtype == "int8" else None}],
+        "ops": {"CONV_2D": 9, "ADD": 3, "FULLY_CONNECTED": 1, "SOFTMAX": 1},
         "weights": {"int8": 0.981, "int32": 0.017, "float32": 0.002} if dtype == "int8"
         else {"float32": 1.0},
     }
-    steps = (Step("convert", {"route": "keras"}, 7.13, _digest("a"), _digest("b"), target != "source"),
+    steps = (Step("convert", {"route": "keras"}, 7.13, _digest("a"), _digest("b"), True),
              Step("quantize", {"recipe": target}, 0.112, _digest("b"), _digest(target)))
     made = Artifact(f"{target}/model.tflite", "tflite", steps if target != "source" else ())
     return Row(target, status, more.pop("artifact", made), tuple(found), io=signature, **more)
@@ -99,27 +106,32 @@ SOURCE = dict(target="source", size=346_112, latency=2.31, accuracy=0.8719)
 
 def usual() -> Report:
     """Seven targets of one model: five good, one rejected, one failed."""
-    collapse = {"level": "error", "text": "The outputs no longer follow the source model: SNR 6.2 dB.",
-                "advice": "Quantize the weights to int8 (tflite-dynamic), or train with int4 in the loop.",
+    collapse = {"level": "error",
+                "text": "The outputs no longer follow the source model: SNR 6.2 dB.",
+                "advice": "Quantize the weights to int8 (tflite-dynamic), or train with int4.",
                 "layers": [{"tensor": "resnet/conv2d/Conv2D", "layer": "conv2d", "op": "CONV_2D",
                             "snr_db": 21.4},
-                           {"tensor": "resnet/conv2d_3/Conv2D", "layer": "conv2d_3", "op": "CONV_2D",
-                            "snr_db": 11.9},
+                           {"tensor": "resnet/conv2d_3/Conv2D", "layer": "conv2d_3",
+                            "op": "CONV_2D", "snr_db": 11.9},
                            {"tensor": "resnet/dense/MatMul", "layer": "dense",
                             "op": "FULLY_CONNECTED", "snr_db": 6.2}]}
     kept = {"op": "SOFTMAX", "tensor": "resnet/softmax", "layer": "softmax", "precision": "int16",
             "why": "its int8 output alone would cost 9 dB", "cost": "+0.01 ms, +0.1 kB"}
     return report([
         row(**SOURCE),
-        row("keras", 331_200, 2.29, snr=math.inf, accuracy=0.8719, agreement=1.0),
-        row("tflite-float32", 317_340, 0.412, snr=134.2, accuracy=0.8719, agreement=1.0),
-        row("tflite-float16", 163_044, 0.431, snr=71.3, accuracy=0.8719, agreement=0.9995),
-        row("tflite-dynamic", 98_880, 0.302, snr=34.6, accuracy=0.8702, agreement=0.9905),
-        row("tflite-int8", 96_432, 0.287, snr=27.8, accuracy=0.8707, agreement=0.9845,
+        row("keras", 331_200, 2.29, snr=math.inf, accuracy=0.8719, agreement=1.0, lost=0.0),
+        row("tflite-float32", 317_340, 0.412, snr=134.2, accuracy=0.8719, agreement=1.0,
+            lost=0.0),
+        row("tflite-float16", 163_044, 0.431, snr=71.3, accuracy=0.8719, agreement=0.9995,
+            lost=0.0),
+        row("tflite-dynamic", 98_880, 0.302, snr=34.6, accuracy=0.8702, agreement=0.9905,
+            lost=0.0017),
+        row("tflite-int8", 96_432, 0.287, snr=27.8, accuracy=0.8707, agreement=0.9845, lost=0.0012,
             fallbacks=(kept,),
             findings=({"level": "info", "text": "One operation of 24 stays in int16.",
                        "advice": "Use --strict to make this an error."},)),
         row("tflite-int4", 58_208, 1.93, "rejected", snr=6.2, accuracy=0.6133, agreement=0.641,
+            lost=0.2586,
             findings=(collapse,),
             error={"type": "QualityError", "message": "accuracy fell by 25.9 points; 1 is allowed",
                    "hint": "raise --max-drop or choose another target"}),
@@ -140,7 +152,7 @@ def single() -> Report:
     why = "not measured: the system does not report it"
     rows = [more(row("source", 4_210_000, 13.7), 0.2104, why),
             more(row("tflite-int8", 1_093_120, 4.42, snr=38.2), 0.2109, why)]
-    given = report(rows)
+    given = report(rows, environment={})
     return dataclasses.replace(given, data={**given.data, "metric": None, "evaluated": 512},
                                recipe={"targets": ["tflite-int8"], "seed": 0})
 
@@ -150,9 +162,10 @@ def hostile() -> Report:
     given = usual()
     finding = {"level": "warning", "text": HOSTILE, "advice": HOSTILE,
                "layers": [{"tensor": HOSTILE, "layer": HOSTILE, "op": HOSTILE, "snr_db": math.inf}]}
+    step = Step(HOSTILE, {HOSTILE: HOSTILE}, 1.0, HOSTILE, HOSTILE)
     bad = dataclasses.replace(
         given.rows[5], target=HOSTILE, findings=(finding,),
-        artifact=Artifact(HOSTILE, HOSTILE, (Step(HOSTILE, {HOSTILE: HOSTILE}, 1.0, HOSTILE, HOSTILE),)),
+        artifact=Artifact(HOSTILE, HOSTILE, (step,)),
         fallbacks=({k: HOSTILE for k in ("op", "tensor", "layer", "precision", "why", "cost")},),
         io={"signature": HOSTILE, "weights": {HOSTILE: 1.0},
             "inputs": [{"name": HOSTILE, "shape": [1, None], "dtype": HOSTILE, "scale": 0.5,
@@ -171,8 +184,8 @@ def crowd(count: int = 12) -> Report:
     """Many targets, some with long names, sizes and latencies over two orders of magnitude."""
     rows = [row("source", 14_320_000, 21.4, accuracy=0.913)]
     for i in range(count):
-        name = ("tflite-int8", "my-company-camera-board-revision-b-with-a-long-name", "tflite-float16",
-                "edge-board")[i % 4] + f"-{i}"
+        name = ("tflite-int8", "my-company-camera-board-revision-b-with-a-long-name",
+                "tflite-float16", "edge-board")[i % 4] + f"-{i}"
         lost = 0.002 * (i % 5) + 0.0001 * i * i
         rows.append(row(name, round(14_320_000 / (1.4 + i)), 4.0 * (1 + i * i / 4),
                         snr=60 - 3.1 * i, accuracy=0.913 - lost, agreement=0.999 - 2 * lost))

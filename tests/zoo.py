@@ -268,7 +268,6 @@ def models() -> dict:
     z["centercrop_small"] = image(L.CenterCrop(20, 30))
     z["solarization"] = lambda: seq((8, 8, 3), L.Rescaling(40.0, 100.0), L.Solarization(0.5, 0.1))
     z["auto_contrast"] = lambda: seq((8, 8, 3), L.Rescaling(40.0, 100.0), L.AutoContrast())
-    z["equalization"] = lambda: seq((8, 8, 3), L.Rescaling(1.0), L.Equalization(), dtype="uint8")
     z["clahe"] = lambda: seq((16, 16, 3), L.ContrastLimitedAdaptiveHistogramEqualization(
         value_range=(0, 255), tile_grid_size=(2, 2)), dtype="uint8")
     z["mel_spectrogram"] = lambda: seq((600,), L.MelSpectrogram(
@@ -372,7 +371,7 @@ def _op_models(dense_then, fun, L, ops, np) -> dict:
         "cast_int": lambda x: ops.cast(x * 3, "int32"), "isnan": lambda x: ops.where(ops.isnan(x), 0., x),
         "nan_to_num": ops.nan_to_num, "digitize": lambda x: ops.digitize(x, np.array([-1.0, 0.0, 1.0], "float32")),
         "bincount": lambda x: ops.bincount(ops.cast(ops.abs(x) * 2, "int32"), minlength=12),
-        "segment_sum": lambda x: ops.segment_sum(x[0], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], 6),
+        "segment_sum": lambda x: ops.segment_sum(x[0], np.repeat(np.arange(6), 2), 6),
         "searchsorted": lambda x: ops.searchsorted(np.array([-1., 0, 1], "float32"), x[0]),
         "scatter_update": lambda x: ops.scatter_update(x[0], [[1], [3]], [9.0, 8.0]),
         "slice_update": lambda x: ops.slice_update(x, [0, 2], ops.ones((1, 3))),
@@ -411,7 +410,7 @@ def _op_models(dense_then, fun, L, ops, np) -> dict:
     z["op_affine"] = lambda: fun((8, 8, 3), lambda x: ops.image.affine_transform(
         x, ops.convert_to_tensor([[1.0, 0.1, 0.5, 0.0, 1.0, 0.2, 0.0, 0.0]])))
     z["op_map_coordinates"] = lambda: fun((8, 8), lambda x: ops.image.map_coordinates(
-        x[0], [np.array([1.5, 2.2], "float32"), np.array([0.5, 3.1], "float32")], order=1))
+        x[0], np.array([[1.5, 2.2], [0.5, 3.1]], "float32"), order=1))
     z["op_conv"] = lambda: fun((8, 8, 3), lambda x: ops.conv(x, np.ones((3, 3, 3, 2), "float32") / 9))
     z["op_dot_product_attention"] = lambda: fun(
         [(5, 2, 4)] * 3, lambda q, k, v: ops.dot_product_attention(q, k, v, is_causal=True))
@@ -550,6 +549,7 @@ def specs(model):
     """Static input specs and output specs of a Keras 3 model."""
     import keras
     import tensorflow as tf
+
     from tfcompress.artifact import TensorSpec
 
     if not getattr(model, "inputs", None):
@@ -580,7 +580,7 @@ def convert(name: str, make, folder) -> dict:
     """Build and convert one construct: `{"route", "snr_db", "ops", "tried", "error", "seconds"}`."""
     from pathlib import Path
 
-    from tfcompress.compress.lower import lowering
+    from tfcompress.compress import lower
     from tfcompress.export.tflite import to_tflite
 
     began = time.monotonic()
@@ -592,7 +592,7 @@ def convert(name: str, make, folder) -> dict:
     path = Path(folder) / f"{name}.tflite"
     try:
         result = to_tflite(model, path, inputs=ins, outputs=outs, progress=lambda *_: None,
-                           lowering=lowering)
+                           lower=lower)
     except Exception as error:
         return {"error": str(error).replace("\n", " ")[:700], "seconds": time.monotonic() - began}
     return result | {"ops": operators(path.read_bytes()), "seconds": time.monotonic() - began}

@@ -13,7 +13,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from . import attention, keras_functions, operators, recurrent
+from . import attention, integers, keras_functions, operators, recurrent
 
 
 class Record:
@@ -37,14 +37,15 @@ class Record:
 
 
 @contextlib.contextmanager
-def lowering(model, rnn: str = "fused") -> Iterator[list[dict]]:
+def lowering(model, rnn: str = "auto") -> Iterator[list[dict]]:
     """Trace `model` inside this context to get a graph that TFLite can take.
 
     Args:
         model: A Keras 3 or tf_keras model, or any callable.
-        rnn: How recurrent layers are written. `fused`: LSTM as the one function that the
-            converter turns into UNIDIRECTIONAL_SEQUENCE_LSTM, other short sequences unrolled and
-            long ones as loops. `unrolled`: all of them unrolled. `loop`: all of them as loops.
+        rnn: How recurrent layers are written. `auto`: short sequences unrolled, long ones as
+            loops. `unrolled`: all of them unrolled. `loop`: all of them as loops. `fused`: as
+            `auto`, but LSTM as UNIDIRECTIONAL_SEQUENCE_LSTM where it fits; that operator keeps
+            its state between invocations, so its user must reset the interpreter's variables.
 
     Yields:
         A list that is filled, when the context ends, with `{"what", "why", "layers"}`.
@@ -52,11 +53,14 @@ def lowering(model, rnn: str = "fused") -> Iterator[list[dict]]:
     record = Record()
     rewrites: list[dict] = []
     patches = [*operators.patches(record), *keras_functions.patches(record),
-               *attention.patches(record), *recurrent.patches(record, rnn)]
+               *integers.patches(record), *attention.patches(record),
+               *recurrent.patches(record, rnn)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(float32(model, record))
+        stack.enter_context(_without_composites(model))
         for owner, name, make in patches:
-            stack.enter_context(_patched(owner, name, make))
+            if hasattr(owner, name):  # Keras moves private functions between releases
+                stack.enter_context(_patched(owner, name, make))
         try:
             yield rewrites
         finally:
@@ -72,6 +76,19 @@ def _patched(owner, name: str, make: Callable) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
+
+
+@contextlib.contextmanager
+def _without_composites(model) -> Iterator[None]:
+    """Keep tf_keras's LSTM and GRU from the functions that the converter fuses (see recurrent)."""
+    changed = [x for x in all_layers(model) if getattr(x, "_could_use_gpu_kernel", False)]
+    for layer in changed:
+        layer._could_use_gpu_kernel = False
+    try:
+        yield
+    finally:
+        for layer in changed:
+            layer._could_use_gpu_kernel = True
 
 
 @contextlib.contextmanager

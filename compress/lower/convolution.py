@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from . import static
+
 TO_LAST = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
 TO_FIRST = {4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
 
@@ -34,7 +36,7 @@ def _channels_last(operator: str, data: str) -> Callable:
             if key in arguments and arguments[key] is not None:
                 changed[key] = [arguments[key][i] for i in swap]
         if "input_sizes" in arguments:
-            sizes = tf.get_static_value(tf.convert_to_tensor(arguments["input_sizes"]))
+            sizes = static.value(arguments["input_sizes"])
             changed["input_sizes"] = [sizes[i] for i in swap]
         changed.pop("name", None)
         return tf.transpose(getattr(tf.raw_ops, operator)(**changed), TO_FIRST[rank])
@@ -46,7 +48,7 @@ def _same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _conv3d(input, filter, strides, padding, data_format="NDHWC", dilations=None, **_):  # noqa: A002
+def _conv3d(input, filter, strides, padding, data_format="NDHWC", dilations=None, **_):
     """Conv3D as one Conv2D over the kernel's depth slices laid side by side as channels."""
     import tensorflow as tf
 
@@ -83,8 +85,8 @@ def _conv3d(input, filter, strides, padding, data_format="NDHWC", dilations=None
 
 
 def _pool3d(pool: str) -> Callable:
-    """Maximum and average (which leaves padding out) are separable: height and width, then depth."""
-    def rule(input, ksize, strides, padding, data_format="NDHWC", **_):  # noqa: A002
+    """Maximum and average (which leaves padding out) are separable: depth comes second."""
+    def rule(input, ksize, strides, padding, data_format="NDHWC", **_):
         import tensorflow as tf
 
         if _text(data_format) != "NDHWC":
@@ -105,6 +107,28 @@ def _pool3d(pool: str) -> Callable:
     return rule
 
 
+def _patches(images, ksizes, strides, rates, padding, **_):
+    """One strided slice per place in the window, laid side by side as channels."""
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(images)
+    if not x.shape.is_fully_defined():
+        return None
+    _, height, width, _ = x.shape
+    reach = [(ksizes[a] - 1) * rates[a] + 1 for a in (1, 2)]
+    if _text(padding) == "SAME":
+        pads = [_same_padding(n, r, s) for n, r, s in zip((height, width), reach, strides[1:3],
+                                                          strict=True)]
+        x = tf.pad(x, [[0, 0], *pads, [0, 0]])
+        height, width = x.shape[1:3]
+    ends = [(n - r) // s * s + 1 for n, r, s in zip((height, width), reach, strides[1:3],
+                                                    strict=True)]
+    slices = [x[:, i * rates[1]:i * rates[1] + ends[0]:strides[1],
+                j * rates[2]:j * rates[2] + ends[1]:strides[2]]
+              for i in range(ksizes[1]) for j in range(ksizes[2])]
+    return tf.concat(slices, -1) if len(slices) > 1 else slices[0]
+
+
 RULES: dict[str, Callable] = {
     "Conv2D": _channels_last("Conv2D", "input"),
     "DepthwiseConv2dNative": _channels_last("DepthwiseConv2dNative", "input"),
@@ -113,6 +137,7 @@ RULES: dict[str, Callable] = {
     "MaxPool": _channels_last("MaxPool", "input"),
     "AvgPool": _channels_last("AvgPool", "value"),
     "Conv3D": _conv3d,
+    "ExtractImagePatches": _patches,
     "MaxPool3D": _pool3d("max_pool2d"),
     "AvgPool3D": _pool3d("avg_pool2d"),
 }

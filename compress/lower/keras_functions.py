@@ -11,17 +11,25 @@ def patches(record) -> list[tuple]:
     """`(owner, attribute, original -> replacement)` for `lowering`."""
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn, numpy
+    from keras.src.random.seed_generator import SeedGenerator
 
     return [
         (nn, "gelu", _fusible),
         (tf.nn, "gelu", _fusible),
         (nn, "conv", lambda original: _conv(original, record)),
         (nn, "conv_transpose", lambda original: _conv_transpose(original, record)),
-        (nn, "leaky_relu", lambda original: _leaky_relu),
+        (SeedGenerator, "next", lambda original: _no_seed),
         (numpy, "argmax", lambda original: _arg("argmax")),
         (numpy, "argmin", lambda original: _arg("argmin")),
-        (numpy, "bincount", lambda original: _bincount(original, record)),
+        (tf.math, "bincount", lambda original: _bincount(original, record)),
     ]
+
+
+def _no_seed(self, ordered=True):
+    """Random layers draw a seed even when they do nothing; no variable is to be written then."""
+    import tensorflow as tf
+
+    return tf.zeros([2], tf.uint32)
 
 
 def _fusible(original: Callable) -> Callable:
@@ -30,15 +38,6 @@ def _fusible(original: Callable) -> Callable:
         with keep("Erf", "Erfc"):
             return original(*args, **kwargs)
     return gelu
-
-
-def _leaky_relu(x, negative_slope=0.2):
-    """As a maximum where that is equal: it has integer kernels and quantizers know it."""
-    import tensorflow as tf
-
-    if 0 <= negative_slope <= 1:
-        return tf.maximum(x, negative_slope * x)
-    return tf.nn.leaky_relu(x, alpha=negative_slope)
 
 
 def _conv(original: Callable, record) -> Callable:
@@ -131,19 +130,23 @@ def _arg(name: str) -> Callable:
 
 
 def _bincount(original: Callable, record) -> Callable:
-    """Its length would depend on the data; `minlength` is the length in TFLite."""
-    def bincount(x, weights=None, minlength=0, sparse=False):
+    """Its length would depend on the data; in TFLite it is `maxlength` or else `minlength`."""
+    def bincount(arr, weights=None, minlength=None, maxlength=None, dtype=None, name=None,
+                 axis=None, binary_output=False):
         import tensorflow as tf
 
-        if sparse or not minlength or isinstance(x, tf.SparseTensor):
-            return original(x, weights, minlength, sparse)
-        x = tf.cast(x, tf.int32)
-        hot = tf.cast(tf.equal(x[..., None], tf.range(int(minlength))), tf.float32)
-        dtype = tf.int32
+        length = maxlength or minlength
+        dtype = dtype or tf.int32
+        if not length or isinstance(arr, (tf.SparseTensor, tf.RaggedTensor)):
+            return original(arr, weights, minlength, maxlength, dtype, name, axis, binary_output)
+        x = tf.cast(arr, tf.int32)
+        x = tf.reshape(x, [-1]) if axis is None else x
+        hot = tf.cast(tf.equal(x[..., None], tf.range(int(length))), tf.float32)
         if weights is not None:
             weights = tf.convert_to_tensor(weights)
             dtype = weights.dtype
-            hot = hot * tf.cast(weights, tf.float32)[..., None]
+            hot = hot * tf.cast(tf.reshape(weights, x.shape), tf.float32)[..., None]
         record.add("bincount", "written as a sum of one-hot rows of a fixed length")
-        return tf.cast(tf.reduce_sum(hot, axis=-2), dtype)
+        count = tf.reduce_max if binary_output else tf.reduce_sum
+        return tf.cast(count(hot, axis=-2), dtype)
     return bincount

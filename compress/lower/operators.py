@@ -10,9 +10,10 @@ import contextlib
 import contextvars
 from collections.abc import Callable
 
-from . import convolution, resample
+from . import convolution, integers, resample, static
 
 LACKING = "TFLite has no such operator"
+UNQUANTIZED = "the operator has no integer form, its equal has"
 _kept: contextvars.ContextVar[frozenset] = contextvars.ContextVar("kept", default=frozenset())
 
 
@@ -39,7 +40,7 @@ def patches(record) -> list[tuple]:
                 result = rule(**arguments)
             if result is None:
                 return original(op_type_name, name=name, **arguments)
-            record.add(op_type_name, LACKING)
+            record.add(op_type_name, UNQUANTIZED if rule in integers.RULES.values() else LACKING)
             outputs = list(result) if isinstance(result, (tuple, list)) else [result]
             return None, False, outputs[0].op, outputs
         return apply
@@ -114,7 +115,7 @@ def _cumprod(x, axis, exclusive=False, reverse=False, **_):
     import tensorflow as tf
 
     x = tf.convert_to_tensor(x)
-    axis = int(tf.get_static_value(tf.convert_to_tensor(axis))) % x.shape.rank
+    axis = int(static.value(axis)) % x.shape.rank
     n = x.shape[axis]
     x = tf.reverse(x, [axis]) if reverse else x
 
@@ -140,13 +141,13 @@ def _cross(a, b, **_):
     return tf.stack([a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1], axis=-1)
 
 
-def _diagonal(input, k, padding_value=0, **_):  # noqa: A002 (the operator's own name)
+def _diagonal(input, k, padding_value=0, **_):
     """One diagonal of a matrix: a gather at constant places of the flattened matrix."""
     import numpy as np
     import tensorflow as tf
 
     x = tf.convert_to_tensor(input)
-    offsets = np.unique(tf.get_static_value(tf.convert_to_tensor(k)))
+    offsets = np.unique(static.value(k))
     if len(offsets) != 1 or not x.shape[-2:].is_fully_defined():
         return None
     rows, columns = x.shape[-2:]
@@ -186,16 +187,16 @@ def _invert(x, **_):
 def _left_shift(x, y, **_):
     import tensorflow as tf
 
-    shift = tf.get_static_value(tf.convert_to_tensor(y))
+    shift = static.value(y)
     x = tf.convert_to_tensor(x)
     return None if shift is None else x * tf.constant(2 ** shift.astype("int64"), x.dtype)
 
 
-def _dense_bincount(input, size, weights, binary_output=False, **_):  # noqa: A002
+def _dense_bincount(input, size, weights, binary_output=False, **_):
     """Counts as the sum of one-hot rows; values outside 0..size-1 count nowhere, as in TF."""
     import tensorflow as tf
 
-    size = tf.get_static_value(tf.convert_to_tensor(size))
+    size = static.value(size)
     if size is None:
         return None
     x, weights = tf.convert_to_tensor(input), tf.convert_to_tensor(weights)
@@ -220,11 +221,40 @@ def _table_find(table_handle, keys, default_value, **_):
     with tf.init_scope():
         known, values = tf.raw_ops.LookupTableExportV2(
             table_handle=table_handle, Tkeys=keys.dtype, Tvalues=default.dtype)
-        known, values, least = known.numpy(), values.numpy(), int(tf.get_static_value(default))
+        known, values, least = known.numpy(), values.numpy(), int(static.value(default))
     # One multiplication per key in float32 would lose large values; int32 does not.
     equal = tf.cast(tf.equal(tf.cast(keys, tf.int32)[..., None], known.astype(np.int32)), tf.int32)
     found = tf.reduce_sum(equal * (values - least).astype(np.int32), -1) + least
     return tf.cast(found, default.dtype)
+
+
+def _bound(strict: bool) -> Callable:
+    """Where a value would be inserted: how many sorted values come before it."""
+    def rule(sorted_inputs, values, out_type=None, **_):
+        import tensorflow as tf
+
+        known, x = tf.convert_to_tensor(sorted_inputs), tf.convert_to_tensor(values)
+        known, x = known[:, None, :], x[:, :, None]
+        before = known < x if strict else known <= x
+        return tf.reduce_sum(tf.cast(before, out_type or tf.int32), -1)
+    return rule
+
+
+def _rgb_to_hsv(images, **_):
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(images)
+    r, g, b = tf.split(x, 3, -1)
+    value = tf.maximum(tf.maximum(r, g), b)
+    spread = value - tf.minimum(tf.minimum(r, g), b)
+    some = spread > 0
+    safe = tf.where(some, spread, tf.ones_like(spread))
+    hue = tf.where(tf.equal(value, r), (g - b) / safe,
+                   tf.where(tf.equal(value, g), (b - r) / safe + 2.0, (r - g) / safe + 4.0)) / 6.0
+    hue = tf.where(some, tf.where(hue < 0, hue + 1.0, hue), tf.zeros_like(hue))
+    saturation = tf.where(value > 0, spread / tf.where(value > 0, value, tf.ones_like(value)),
+                          tf.zeros_like(value))
+    return tf.concat([hue, saturation, value], -1)
 
 
 def _sinh(tf, x):
@@ -255,6 +285,10 @@ RULES: dict[str, Callable] = {
     "LeftShift": _left_shift,
     "DenseBincount": _dense_bincount,
     "LookupTableFindV2": _table_find,
+    "LowerBound": _bound(strict=True),
+    "UpperBound": _bound(strict=False),
+    "RGBToHSV": _rgb_to_hsv,
     **convolution.RULES,
+    **integers.RULES,
     **resample.RULES,
 }

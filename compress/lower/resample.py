@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from . import static
+from .integers import along
+
 
 def _apply(images, rows, columns):
     """Multiply height by `rows` (out, in) and width by `columns` (out, in)."""
     import tensorflow as tf
 
-    batch, height, width, channels = images.shape
-    x = tf.cast(images, tf.float32)
-    x = tf.matmul(tf.constant(rows), tf.reshape(x, [batch, height, width * channels]))
-    x = tf.reshape(x, [batch * len(rows), width, channels])
-    x = tf.matmul(tf.constant(columns), x)
-    return tf.reshape(x, [batch, len(rows), len(columns), channels])
+    return along(along(tf.cast(images, tf.float32), 1, rows), 2, columns)
 
 
 def _resize(operator: str) -> Callable:
@@ -25,7 +23,7 @@ def _resize(operator: str) -> Callable:
         import tensorflow as tf
 
         images = tf.convert_to_tensor(images)
-        wanted = tf.get_static_value(tf.convert_to_tensor(size))
+        wanted = static.value(size)
         if wanted is None or not images.shape.is_fully_defined():
             return None
         options = {"align_corners": align_corners}
@@ -47,7 +45,7 @@ def _scale_and_translate(images, size, scale, translation, kernel_type="lanczos3
     import tensorflow as tf
 
     images = tf.convert_to_tensor(images)
-    wanted, scales, shifts = (tf.get_static_value(tf.convert_to_tensor(v))
+    wanted, scales, shifts = (static.value(v)
                               for v in (size, scale, translation))
     if any(v is None for v in (wanted, scales, shifts)) or not images.shape.is_fully_defined():
         return None

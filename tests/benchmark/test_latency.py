@@ -8,6 +8,7 @@ import measure_samples as given_models
 import numpy as np
 import pytest
 from measure_samples import model
+
 from tfcompress.benchmark import latency
 
 
@@ -41,8 +42,9 @@ def test_every_measurement_is_there_with_raw_samples(measured):
         assert "load" in found["latency"].note and "cores" in found["latency"].note
         assert 0 < found["peak_memory"].p50 < 100 << 20
         assert 1 <= len(found["load_time"].values) <= 5
-        rate = 1000 / found["latency"].summary()["mean"]
-        assert found["throughput"].p50 == pytest.approx(rate, rel=1)
+        overall = 1000 / found["latency"].summary()["mean"]
+        rates = found["throughput"].values
+        assert min(rates) * 0.999 <= overall <= max(rates) * 1.001
 
 
 def test_a_failure_is_a_note_and_not_an_exception(measured):

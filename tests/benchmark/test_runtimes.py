@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tfcompress.benchmark import runtimes
 from tfcompress.errors import DataError, ModelError
 
@@ -65,6 +66,13 @@ def test_free_batch_and_changing_row_shape():
     assert session.inputs[0]["shape"] == [None, 4]
     x = np.random.default_rng(0).uniform(1, 9, (5, 4)).astype(np.float32)
     assert np.allclose(session.run([x])[0], np.log(x), atol=1e-6)
+
+
+def test_no_state_is_carried_from_sample_to_sample():
+    x = np.random.default_rng(0).normal(size=(3, 5, 3)).astype(np.float32)
+    session = runtimes.open_session(given_models.model("lstm"), "litert")
+    (once,), (again,) = session.run([x]), session.run([x[::-1]])
+    assert np.array_equal(once, again[::-1]) and np.abs(once).max() > 0.01
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32, allow_subnormal=False), min_size=1),

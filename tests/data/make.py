@@ -6,7 +6,8 @@ The .tflite files in this folder were made by it; the tests make the .keras file
 anew. `digits`: a small CNN trained on scikit-learn's 8x8 digits (0..16, every other sample), as
 float, int8 and `saturated` (int8 calibrated on images a hundred times too dark). `order`: two
 inputs and two outputs, called so that neither alphabet nor position tells them apart.
-`logarithm`: NaN for negative numbers, and a free batch.
+`lstm`: the fused operation that keeps its state from call to call. `logarithm`: NaN for negative
+numbers, and a free batch.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ def main(folder: Path) -> None:
         keras.layers.Subtract(name="z_difference")([left, right]),
         keras.layers.Add(name="a_sum")([left, right])])
     save(order, folder, "order")
+
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    steps = tf_keras.Input((5, 3), batch_size=1, name="steps")
+    lstm = tf_keras.Model(steps, tf_keras.layers.LSTM(4)(steps))
+    lite = tf.lite.TFLiteConverter.from_keras_model(lstm).convert()
+    (folder / "lstm.tflite").write_bytes(lite)
 
     class Logarithm(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((None, 4), tf.float32, name="x")])

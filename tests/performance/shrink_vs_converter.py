@@ -74,7 +74,7 @@ def make(folder: Path) -> tuple[Path, Path]:
         "x = r.uniform(-1, 1, (300, 14, 14, 3)).repeat(16, 1).repeat(16, 2).astype(np.float32)\n"
         f"np.savez(r'{folder / 'data.npz'}', x_train=x[:100], x_test=x[100:])\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return folder / "mobilenet_v2.keras", folder / "data.npz"
 
 
@@ -137,6 +137,7 @@ def main() -> None:
             theirs = [
                 Watched(
                     [sys.executable, __file__, "--peer", str(model), str(data), t],
+                    stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
                 for t in targets
