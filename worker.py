@@ -199,7 +199,6 @@ def warm(payload: dict, progress: Progress) -> dict:
 def quantize(payload: dict, progress: Progress) -> dict:
     """One float file to one file per target, each with its metadata."""
     from .compress import quantize as quantizer
-
     from .export import metadata
 
     made = quantizer.run(payload, progress)

@@ -8,14 +8,13 @@ are called in a child process.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import store
 from ..artifact import Measurement
-from ..errors import DataError, ModelError, UsageError
-from . import metrics
+from ..errors import DataError, ModelError
+from . import metrics, tasks
 from .locate import locate  # noqa: F401  (called as benchmark.compare:locate)
 from .runtimes import open_arrays, open_session
 
@@ -25,27 +24,6 @@ BATCH_BYTES = 64 << 20
 COLLAPSE_SNR_DB = 10.0
 COLLAPSE_AGREEMENT = 0.8
 COLLAPSE_DROP = 0.05
-METRICS = ("accuracy", "top5", "auc", "mae", "rmse")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the labels ask of one output.
-
-    Attributes:
-        kind: `classes` (scores of classes on the last axis), `side` (one logit or probability),
-            `equal` (the output is the class itself) or `values` (regression).
-        output: Which output the labels belong to.
-        names: The metrics to report, the main one first.
-        threshold: Where `side` turns from false to true.
-        per_sample: Whether one label belongs to one sample (not to one pixel or time step).
-    """
-
-    kind: str
-    output: int
-    names: tuple[str, ...]
-    threshold: float = 0.0
-    per_sample: bool = True
 
 
 def run(payload: dict, progress) -> dict:
@@ -54,8 +32,8 @@ def run(payload: dict, progress) -> dict:
     Args:
         payload: `artifact` (path), `runtime`, `names` (`{"inputs", "outputs"}` in the model's
             order), `samples` (folder: `inputs/<i>.npy`, `labels.npy` where known, `samples.json`),
-            `reference` (folder of the source's outputs, `<i>.npy`), `metric` (a name of `METRICS`
-            or None: by the labels), `threads`, `limit` (rows, None: all).
+            `reference` (folder of the source's outputs, `<i>.npy`), `metric` (a name of
+            `tasks.METRICS`, or None: by the labels), `threads`, `limit` (rows, None: all).
         progress: Called with the share done and a text.
 
     Returns:
@@ -78,7 +56,10 @@ def run(payload: dict, progress) -> dict:
     if len(session.inputs) != len(data.inputs) or len(session.outputs) != len(data.reference):
         raise ModelError(f"{payload['artifact']} has other inputs or outputs than the source model",
                          "compare an artifact of the same model")
-    tally = _Tally(data, find_task(data, payload.get("metric")))
+    labels = None if data.labels is None else data.labels[:data.count]
+    task, misfit = tasks.find(labels, [r[:data.count] for r in data.reference],
+                              payload.get("metric"))
+    tally = _Tally(data, task)
     step = _batch(data.inputs)
     for start in range(0, data.count, step):
         rows = slice(start, min(start + step, data.count))
@@ -86,11 +67,11 @@ def run(payload: dict, progress) -> dict:
         tally.add(rows, outputs)
         progress(rows.stop / data.count, f"{rows.stop} of {data.count} samples")
     names = (payload["names"] or {}).get("outputs") or [s["name"] for s in session.outputs]
-    found, findings, task = tally.result(names)
+    found, findings, judged = tally.result(names)
     if data.random:
         found = [Measurement(m.name, m.unit, m.values, _join("random data", m.note)) for m in found]
-    return {"measurements": [m.to_dict() for m in found], "findings": findings + data.findings,
-            "task": task, "io": {"inputs": session.inputs, "outputs": session.outputs}}
+    return {"measurements": [m.to_dict() for m in found], "findings": findings + misfit,
+            "task": judged, "io": {"inputs": session.inputs, "outputs": session.outputs}}
 
 
 class _Data:
@@ -112,91 +93,30 @@ class _Data:
             self.count = min(self.count, int(payload["limit"]))
         if not self.count or not self.reference:
             raise DataError("there are no held-back samples to compare on", "give more data")
-        self.findings: list[dict] = []
-
-
-def find_task(data: _Data, metric: str | None) -> Task | None:
-    """The task that the labels and the source's outputs describe; None without labels.
-
-    Integer labels beside C scores are classes (accuracy, with top5 from 10 classes on), one-hot
-    rows too; 0 and 1 beside one score are two classes (auc, accuracy); labels of the output's own
-    shape are values (mae, rmse). Labels that fit no output become a finding.
-
-    Raises:
-        DataError: A label is not one of the model's classes.
-        UsageError: `metric` is unknown or does not fit.
-    """
-    if metric is not None and metric not in METRICS:
-        raise UsageError(f"unknown metric {metric!r}", f"known metrics: {', '.join(METRICS)}")
-    if data.labels is None:
-        if metric:
-            raise UsageError(f"the metric {metric} needs labels", "give data with labels (y)")
-        return None
-    labels = data.labels[:data.count]
-    tasks = [t for i, ref in enumerate(data.reference)
-             if (t := _task(labels, ref[:data.count], i, metric))]
-    if not tasks:
-        shapes = ", ".join(str((None, *r.shape[1:])) for r in data.reference)
-        text = (f"the labels ({labels.dtype}, shape {(None, *labels.shape[1:])}) fit no output "
-                f"(shape {shapes})")
-        if metric:
-            raise UsageError(f"cannot compute {metric}: {text}", "leave --metric away, or give "
-                             "labels that belong to an output")
-        data.findings.append(_finding("warning", f"{text}; no task metric was computed",
-                                      "give class numbers, one-hot rows or target values"))
-        return None
-    task = tasks[0]
-    if metric:
-        if metric not in task.names:
-            raise UsageError(f"the metric {metric} does not fit these labels",
-                             f"use one of: {', '.join(task.names)}")
-        task = Task(task.kind, task.output, (metric,), task.threshold, task.per_sample)
-    return task
-
-
-def _task(labels: Array, ref: Array, output: int, metric: str | None) -> Task | None:
-    """The task if `labels` belong to the source's output `ref`, else None."""
-    shape = labels.shape[:-1] if labels.ndim > 1 and labels.shape[-1] == 1 else labels.shape
-    whole = _whole(labels)
-    classes = ref.shape[-1] if ref.ndim > 1 else 1
-    squeezed = ref.shape[:-1] if ref.ndim > 1 and classes == 1 else ref.shape
-    regression = metric in ("mae", "rmse")
-    if classes > 1 and not regression:
-        dense = len(shape) > 1
-        names = ("accuracy", "top5") if classes >= 10 else ("accuracy",)
-        if whole and shape == ref.shape[:-1]:
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= classes:
-                raise _out_of_range(low, high, classes)
-            return Task("classes", output, names, per_sample=not dense)
-        if labels.shape == ref.shape and whole and _one_hot(labels):
-            return Task("classes", output, names, per_sample=ref.ndim == 2)
-    if shape != squeezed:
-        return None
-    low, high = float(labels.min()), float(labels.max())
-    if whole and 0 <= low and high <= 1 and not regression:
-        bounds = float(ref.min()), float(ref.max())
-        threshold = 0.5 if bounds[0] >= 0 and bounds[1] <= 1 else 0.0
-        single = len(shape) == 1
-        names = ("accuracy", "auc") if single else ("accuracy",)
-        return Task("side", output, names, threshold, per_sample=single)
-    if labels.dtype.kind in "iu" and whole and _whole(ref) and not regression:
-        return Task("equal", output, ("accuracy",), per_sample=len(shape) == 1)
-    return Task("values", output, ("mae", "rmse"), per_sample=len(shape) == 1)
 
 
 class _Tally:
     """Everything that is counted while the batches go by."""
 
-    def __init__(self, data: _Data, task: Task | None):
+    def __init__(self, data: _Data, task: tasks.Task | None):
         self.data, self.task = data, task
         self.fidelity = [metrics.Fidelity() for _ in data.reference]
         self.agreement: dict[int, metrics.Share] = {}
         self._sides = {i: s for i, r in enumerate(data.reference)
                        if (s := self._threshold(i, r[:data.count])) is not None}
-        self.scores = {who: _Scores() for who in ("source", "artifact")}
+        # Scores of classes: one row of them per sample, or where the labels or the values say so.
+        self._classes = {i for i, r in enumerate(data.reference)
+                         if r.ndim > 1 and r.shape[-1] > 1 and self._grades(i) and (
+                             r.ndim == 2 or self._grades(i, "classes") or _distributions(r))}
+        self.scores = {who: tasks.Scores() for who in ("source", "artifact")}
         self.lost = self.won = 0
         self._low, self._high = math.inf, -math.inf
+
+    def _grades(self, output: int, kind: str = "") -> bool:
+        """Whether the output has no labels, or has them for a task of classes (of `kind`)."""
+        if self.task is None or self.task.output != output:
+            return not kind
+        return self.task.kind == kind if kind else self.task.kind != "values"
 
     def _threshold(self, output: int, ref: Array) -> float | None:
         """Where one score turns from no to yes; None where the output is not one score."""
@@ -231,13 +151,10 @@ class _Tally:
     def _agree(self, i: int, reference: Array, out: Array, integer: bool) -> None:
         import numpy as np
 
-        regression = self.task and self.task.output == i and self.task.kind == "values"
-        if regression:
-            return
         share = self.agreement.setdefault(i, metrics.Share())
         if integer:
             share.add(reference == out)
-        elif reference.ndim > 1 and reference.shape[-1] > 1:
+        elif i in self._classes:
             same = reference.argmax(-1) == out.argmax(-1)
             share.add(same & np.isfinite(out).all(-1))
         elif i in self._sides:
@@ -317,52 +234,6 @@ class _Tally:
             "that the labels are numbered as the model's outputs are")]
 
 
-class _Scores:
-    """The task's metrics of one of the two models."""
-
-    def __init__(self):
-        self.right, self.top5 = metrics.Share(), metrics.Share()
-        self.auc, self.errors = metrics.Auc(), metrics.Errors()
-        self._labels: dict[int, int] = {}
-
-    def add(self, task: Task, labels: Array, out: Array) -> Array | None:
-        """Count one batch; returns which answers are right, None for regression."""
-        import numpy as np
-
-        if task.kind == "values":
-            self.errors.add(labels, out)
-            return None
-        if task.kind == "classes":
-            one_hot = labels.ndim == out.ndim and labels.shape == out.shape
-            labels = labels.argmax(-1) if one_hot else labels.reshape(out.shape[:-1])
-            right = metrics.in_top(out, labels)
-            if "top5" in task.names:
-                self.top5.add(metrics.in_top(out, labels, 5))
-        else:
-            labels = labels.reshape(out.shape)
-            if task.kind == "side":
-                right = ((out > task.threshold) == (labels > 0)) & ~np.isnan(out)
-            else:
-                right = out == labels
-            if "auc" in task.names:
-                self.auc.add(labels, out)
-        self.right.add(right)
-        for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-            self._labels[int(label)] = self._labels.get(int(label), 0) + int(count)
-        return right
-
-    def values(self, task: Task) -> dict[str, float | None]:
-        if task.kind == "values":
-            return {"mae": self.errors.mae, "rmse": self.errors.rmse}
-        auc = self.auc.value if "auc" in task.names else None
-        return {"accuracy": self.right.value, "top5": self.top5.value, "auc": auc}
-
-    def chance(self, task: Task) -> float:
-        """The accuracy of always naming the commonest label."""
-        total = sum(self._labels.values())
-        return max(self._labels.values()) / total if total else 0.0
-
-
 def _fidelity(outputs: list[metrics.Fidelity], names: list[str]) -> list[Measurement]:
     found = []
     for name, unit, worse, text in (("snr", "dB", min, "{:.1f} dB"), ("cosine", "", min, "{:.6f}"),
@@ -437,24 +308,12 @@ def _batch(inputs: list[Array]) -> int:
     return max(1, min(BATCH, BATCH_BYTES // max(row, 1)))
 
 
-def _whole(array: Array) -> bool:
-    """Whether every value is an integer."""
+def _distributions(ref: Array) -> bool:
+    """Whether the last axis holds probabilities that sum to one (looked at in 32 rows)."""
     import numpy as np
 
-    if array.dtype.kind in "iub":
-        return True
-    return array.dtype.kind == "f" and bool((np.asarray(array) == np.rint(array)).all())
-
-
-def _one_hot(labels: Array) -> bool:
-    return bool(labels.min() >= 0 and labels.max() <= 1 and (labels.sum(-1) == 1).all())
-
-
-def _out_of_range(low: int, high: int, classes: int) -> DataError:
-    shifted = low == 1 and high == classes
-    return DataError(f"labels run from {low} to {high}, the model has the classes 0 to "
-                     f"{classes - 1}", "subtract 1 from the labels" if shifted else
-                     "give labels that number the model's outputs")
+    rows = np.asarray(ref[:32], np.float64)
+    return bool(rows.min() >= 0 and np.allclose(rows.sum(-1), 1, atol=1e-3))
 
 
 def _finding(level: str, text: str, advice: str) -> dict:

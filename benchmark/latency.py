@@ -156,7 +156,7 @@ def _race(artifacts: list[dict], threads: int, share: float, report: Progress,
                           lambda answer, lane=lane: lane.bursts.append(answer["ms"]))
                 lane.spent += time.perf_counter() - start
             spent = sum(min(lane.spent, share) for lane in lanes if not lane.failure)
-            report(0.3 + 0.7 * min(1.0, spent / (share * len(lanes))), "measuring latency")
+            report(0.3 + 0.7 * min(1.0, spent / max(share * len(lanes), 1e-9)), "measuring latency")
         for lane in lanes:
             lane.call("benchmark.latency:finish", {}, lane.end.update)
         after = os.getloadavg()[0]
@@ -217,11 +217,13 @@ def prepare(payload: dict, progress) -> dict:
             break
     _state.update(load=load, load_ms=[ms], session=session, invoke=invoke,
                   count=max(1, min(BURST_MOST, round(BURST_SECONDS / max(once, 1e-9)))))
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collection before each burst need not look at it
     return {"input": origin, "batch": (session.inputs[0]["shape"] or [1])[0] or 1}
 
 
 def burst(payload: dict, progress) -> dict:
-    """Time about 50 ms of invocations, one by one, after one untimed.
+    """Time about 50 ms of invocations, one by one, after an untimed one.
 
     Returns:
         `ms`: The time of each.
@@ -231,7 +233,8 @@ def burst(payload: dict, progress) -> dict:
     gc.collect()
     gc.disable()
     try:
-        invoke()
+        if count > 1:  # a slow model does not notice cold caches, but its user would the wait
+            invoke()
         marks[0] = clock()
         for i in range(1, count + 1):
             invoke()

@@ -354,7 +354,7 @@ def _steps(row: Row) -> str:
 def _source(report: Report) -> str:
     source = report.source
     tensors = _sides(source)
-    parts = [_list(source, ("inputs", "outputs", "weights", "notes", "rewrites"))]
+    parts = [_list(source, words.APART)]
     parts.append(_notes(source.get("notes")))
     if rewrites := source.get("rewrites"):
         parts.append(grid("Rewritten before conversion, with equal outputs", [

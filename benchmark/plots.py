@@ -17,7 +17,8 @@ from . import summary, svg, words
 LINE = 36  # pixels from one row to the next
 REACH = 0.08  # a share further than this from the source's is drawn at the plot's edge
 NAME = 28  # characters of a target's name in the scatter plot
-FIT = {"narrow": 43, "wide": 58}  # characters that fit in a row, by the width of the page
+FIT = {"narrow": 40, "wide": 56}  # characters that fit in a row, by the width of the page
+TICKS = 40  # pixels at the left that belong to the upright axis's labels
 STRIP = 150  # raw samples drawn per row
 
 
@@ -316,12 +317,12 @@ def _labels(points: list[tuple[Row, float, float]], best: Row | None,
 
 def _place(text: str, x: float, y: float, width: float, taken: list[tuple]) -> tuple | None:
     """The first of six places around (x, y), in pixels, where `text` overlaps nothing."""
-    wide = 6.7 * len(text) + 2
-    for side, dx, dy in (("start", 5, -8), ("end", -5, -8), ("start", 9, 4), ("end", -9, 4),
-                         ("start", 5, 17), ("end", -5, 17), ("middle", 0, -11), ("middle", 0, 18)):
+    wide = 7.2 * len(text) + 2
+    for side, dx, dy in (("start", 7, -9), ("end", -7, -9), ("start", 9, 4), ("end", -9, 4),
+                         ("start", 7, 17), ("end", -7, 17), ("middle", 0, -11), ("middle", 0, 18)):
         left = x + dx - {"start": 0.0, "middle": wide / 2, "end": wide}[side]
         box = (left, y + dy - 10, left + wide, y + dy + 3)
-        inside = box[0] >= 0 and box[2] <= width and box[1] >= 2 and box[3] <= 296
+        inside = box[0] >= TICKS and box[2] <= width and box[1] >= 2 and box[3] <= 296
         if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3]
                               for t in taken):
             return box, side, dx, dy

@@ -296,7 +296,7 @@ def _md_signature(io: dict) -> str:
 
 def _md_source(report: Report) -> list[str]:
     source, row = report.source, summary.source_row(report)
-    said = _md_record(source, ("inputs", "outputs", "weights", "notes", "rewrites"))
+    said = _md_record(source, words.APART)
     parts = ["## The source model", said, _md_signature(source),
              _md_measured(report, row) if row else "", _md_list(source.get("notes"))]
     if rewrites := source.get("rewrites"):

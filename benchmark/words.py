@@ -29,6 +29,8 @@ CHANGE = re.compile("_(drop|rise)$")  # what a metric lost, measured on both mod
 LEVELS = {"info": "·", "warning": "▲", "error": "✕"}
 COLUMNS = ("size", "size_gzip", "latency", "metric", "snr", "agreement", "peak_memory")
 RANDOM = "random data"
+# Fields of the source model's record that have a place of their own, or say nothing to a reader.
+APART = ("inputs", "outputs", "weights", "notes", "rewrites", "seconds", "digest_out")
 
 
 def clean(text: object) -> str:
@@ -51,11 +53,11 @@ def short(text: str, length: int) -> str:
 
 
 def digits3(value: float) -> str:
-    """Three significant digits, whole numbers from 1000 on with thousands separated."""
+    """Three significant digits; thousands are separated."""
     if value == 0 or not math.isfinite(value):
         return {0.0: "0", math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
     if abs(value) >= 999.5:
-        text = f"{round(value):,}" if abs(value) < 1e7 else f"{value:.2e}"
+        text = f"{float(f'{value:.2e}'):,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
     elif abs(value) < 1e-4:
         text = f"{value:.2e}"
     else:

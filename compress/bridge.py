@@ -20,7 +20,7 @@ from .hosted import Unbridgeable
 # Configuration that one side calls differently, by class; None drops it.
 RENAMED = {("LeakyReLU", "keras3"): {"alpha": "negative_slope"},
            ("LeakyReLU", "tf_keras"): {"negative_slope": "alpha"}}
-COMMON = ("name", "trainable", "dtype")
+COMMON = ("name", "dtype")
 DROPPED = re.compile(r".*_initializer$|^(seed|synchronized|quantization_config|lora_rank|"
                      r"lora_alpha|autocast|zero_output_for_mask_|batch_input_shape)$")
 # Options of one side that change nothing at inference and may be lost.
@@ -132,6 +132,11 @@ class _Bridge:
         kind = type(layer).__name__
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             return _tf_op(layer, args, kwargs)
+        if kind == "Hosted" and self.to == "keras3":
+            return self.unhost(layer, args)
+        if self.to == "keras3" and hasattr(layer, "return_sequences") and args \
+                and isinstance(args[0], (list, tuple)):  # Keras 2 puts the states beside the input
+            args, kwargs = [args[0][0]], kwargs | {"initial_state": list(args[0][1:])}
         if isinstance(layer, self.source.Sequential) and not getattr(layer, "inputs", None):
             for inner in layer.layers:
                 args = [self.apply(inner, args, {})]
@@ -164,7 +169,10 @@ class _Bridge:
         own = kind.__module__.startswith(("keras.", "tf_keras."))
         if cls is None or not own or (self.to == "tf_keras" and kind.__name__ in HOSTED):
             raise Unbridgeable(f"layer {layer.name!r} ({kind.__name__}) has no counterpart")
-        return cls(**self.config(layer, cls))
+        new = cls(**self.config(layer, cls))
+        if not layer.trainable:
+            new.trainable = False
+        return new
 
     def config(self, layer: Any, cls: type) -> dict:
         """What `cls` takes of the layer's configuration, in its own words."""
@@ -174,9 +182,9 @@ class _Bridge:
         config = {}
         for key, value in layer.get_config().items():
             key_there = renamed.get(key, key)
-            if key_there in accepted and not DROPPED.match(key):
+            if key != "trainable" and key_there in accepted and not DROPPED.match(key):
                 config[key_there] = self.value(layer, key, value)
-            elif key in usual and key not in HARMLESS and not DROPPED.match(key) \
+            elif key in usual and key not in ("trainable", *HARMLESS) and not DROPPED.match(key) \
                     and value not in (None, False, usual[key]):
                 raise Unbridgeable(f"layer {layer.name!r} has {key}={value!r}")
         config["name"] = self.name(layer.name)
@@ -210,12 +218,15 @@ class _Bridge:
     def activation(self, live: Callable, value: Any) -> Any:
         name = getattr(live, "__name__", None)
         known = name if isinstance(value, str) or name else value
+        if self.to == "keras3" and str(name).endswith("_keras3"):
+            return name.removesuffix("_keras3")
         if name in DIFFERING:
-            return hosted.hard_sigmoid_keras2() if self.to == "keras3" else live
+            return hosted.hard_sigmoid_keras2() if self.to == "keras3" else \
+                hosted.activation_of_keras3(live)
         if known and hasattr(self.target.activations, known):
             return known
         if self.to == "tf_keras":
-            return live  # Keras 3 functions run on TensorFlow tensors
+            return hosted.activation_of_keras3(live)
         raise Unbridgeable(f"activation {known!r} has no counterpart")
 
     def host(self, layer: Any, args: list, kwargs: dict) -> Any:
@@ -226,6 +237,21 @@ class _Bridge:
         name = self.name(layer.name) + (f"_call_{calls}" if calls > 1 else "")
         outer = hosted.hosted_class()(layer, arguments, name=name)
         return outer(tensors if len(tensors) != 1 else tensors[0])
+
+    def unhost(self, layer: Any, args: list) -> Any:
+        """The Keras 3 operation or layer inside a `Hosted`, itself again."""
+        import keras
+
+        given, named = hosted.decode(layer.arguments, hosted.as_list(args[0]))
+        inside = layer.hosted()
+        if not isinstance(inside, keras.layers.Layer):
+            return inside(*given, **named)
+        if id(inside) not in self.made:
+            self.made[id(inside)] = type(inside).from_config(inside.get_config())
+        fresh = self.made[id(inside)]
+        out = fresh(*given, **named)
+        fresh.set_weights(inside.get_weights())
+        return out
 
     def name(self, name: str) -> str:
         return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)

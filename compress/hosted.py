@@ -97,6 +97,18 @@ def hard_sigmoid_keras2() -> Callable:
 
 
 @functools.cache
+def activation_of_keras3(function: Callable) -> Callable:
+    """A Keras 3 activation for tf_keras, under a name that tf_keras does not have itself."""
+    import tf_keras
+
+    def activation(x: Any) -> Any:
+        return function(x)
+
+    activation.__name__ = activation.__qualname__ = f"{function.__name__}_keras3"
+    return tf_keras.saving.register_keras_serializable(package="tfcompress")(activation)
+
+
+@functools.cache
 def tf_op_class() -> type:
     """The Keras 3 layer that calls one TensorFlow function."""
     import keras

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import bridge
+from . import bridge, signature
 
 TOLERANCE = 1e-4  # of the largest output, or of 1
 TOLERANCE_HALF = 2e-2  # where layers compute in 16 bits
@@ -49,7 +49,6 @@ def load(path: Path, model: Any, failure: Exception | None, *, unsafe: bool,
         why = "Keras 3 cannot read it"
     try:
         bridged = bridge.rebuild(old, "keras3")
-        _trainable(old, bridged)
         problem = _difference(old, bridged)
     except Exception as error:
         problem = " ".join(str(error).split())[:200] or type(error).__name__
@@ -77,18 +76,9 @@ def to_keras3(model: Any) -> Any:
         Unbridgeable: It cannot be rebuilt, or the rebuilt model gives other outputs.
     """
     twin = bridge.rebuild(model, "keras3")
-    _trainable(model, twin)
     if problem := _difference(model, twin):
         raise bridge.Unbridgeable(problem)
     return twin
-
-
-def _trainable(old: Any, new: Any) -> None:
-    """Layers frozen in one model are frozen in the other."""
-    frozen = {layer.name for layer in old.layers if not layer.trainable}
-    for layer in new.layers:
-        if layer.name in frozen:
-            layer.trainable = False
 
 
 def _difference(one: Any, two: Any) -> str:
@@ -136,7 +126,9 @@ def _run(model: Any, arrays: list) -> list:
     graph = getattr(model, "_functional", None) or model
     struct = graph._inputs_struct if ours else graph._nested_inputs
     packed = tree.pack_sequence_as(struct, [tf.constant(a) for a in arrays])
-    return tree.flatten(tf.function(lambda x: model(x, training=False))(packed))
+    outputs = tree.flatten(tf.function(lambda x: model(x, training=False))(packed))
+    signature.reset_states(model)
+    return outputs
 
 
 def _samples(model: Any, shapes: list, batch: int) -> list:

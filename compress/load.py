@@ -122,6 +122,7 @@ def call(loaded: Loaded, arrays: list) -> list:
         loaded.compiled["function"] = tf.function(lambda *tensors: loaded.run(list(tensors)))
     fixed = loaded.inputs[0].shape[0] or loaded.compiled.get("batch")
     size = fixed or _batch_size(arrays)
+    reset_states(loaded)
     try:
         parts = _run_batches(loaded, arrays, size)
     except (ValueError, tf.errors.InvalidArgumentError):
@@ -130,6 +131,12 @@ def call(loaded: Loaded, arrays: list) -> list:
         loaded.compiled["batch"] = 1  # the model was written for one sample at a time
         parts = _run_batches(loaded, arrays, 1)
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def reset_states(loaded: Loaded) -> None:
+    """Stateful recurrent layers begin anew, so that a call does not depend on the one before."""
+    if loaded.kind != "saved-model":
+        signature.reset_states(loaded.model)
 
 
 def _run_batches(loaded: Loaded, arrays: list, size: int) -> list[list]:
@@ -235,44 +242,46 @@ def _load_file(path: Path, found: scan.Scan, unsafe: bool, objects: dict,
 def _load_keras3(path: Path, unsafe: bool, objects: dict, shapes: dict) -> Any:
     import keras
 
+    failure, model = None, None
     try:
-        return keras.saving.load_model(path, custom_objects=objects, compile=False,
-                                       safe_mode=not unsafe)
-    except Exception:
-        if path.suffix != ".keras" or not shapes:
-            raise
-        # A model of the user's own class whose file does not say for which shape it was built.
-        config = container.read(path).configs["config.json"]
-        if config.get("class_name") in ("Functional", "Sequential"):
-            raise
-        config.pop("compile_config", None)
-        model = keras.saving.deserialize_keras_object(config, custom_objects=objects,
-                                                      safe_mode=not unsafe)
-        model(_zeros(shapes), training=False)
-        model.load_weights(path)
-        model._build_shapes_dict = _build_shapes(shapes)
+        model = keras.saving.load_model(path, custom_objects=objects, compile=False,
+                                        safe_mode=not unsafe)
+    except Exception as error:
+        failure = error
+    if model is not None and (not shapes or signature.knows_inputs(model)):
         return model
+    if path.suffix != ".keras" or not shapes:
+        raise failure
+    # A model of the user's own class whose file does not say for which shapes it was built.
+    config = container.read(path).configs["config.json"]
+    if config.get("class_name") in ("Functional", "Sequential"):
+        raise failure
+    config.pop("compile_config", None)
+    config.pop("build_config", None)
+    model = keras.saving.deserialize_keras_object(config, custom_objects=objects,
+                                                  safe_mode=not unsafe)
+    args, kwargs = _zeros(shapes)
+    model(*args, **kwargs)
+    model.load_weights(path)
+    model._build_shapes_dict = {k or "input_shape": (None, *s) for k, s in shapes.items()}
+    return model
 
 
-def _zeros(shapes: dict) -> Any:
+def _zeros(shapes: dict) -> tuple[list, dict]:
     import numpy as np
 
     zeros = {k: np.zeros((1, *s), "float32") for k, s in shapes.items()}
-    return zeros.get("", zeros)
-
-
-def _build_shapes(shapes: dict) -> dict:
-    free = {k: (None, *s) for k, s in shapes.items()}
-    return {"input_shape": free.get("", free)}
+    return ([zeros[""]], {}) if "" in zeros else ([], zeros)
 
 
 def explain(path: str | Path, error: Exception) -> ModelError:
     """The error of a failed load in words of ours; a missing class gets its hint."""
     text = " ".join(str(error).split())
-    missing = re.search(r"(?:Unknown|Could not (?:locate|find|interpret))\s+(?:\w+\s+){0,3}?"
-                        r"(?:identifier)?:?\s*'?([A-Za-z_][\w>.]*)'?[.:,\s]", text)
-    if missing and re.search(r"Unknown (layer|object|\w+ func)|Could not (locate|interpret)", text):
-        return ModelError(f"{path} needs the custom object {missing[1]!r}", REGISTER)
+    missing = re.search(r"(?:Unknown|Could not (?:locate|interpret))[\w\s]*?:?\s'([^']+)'|(?:Unkn"
+                        r"own [\w\s]+|Could not interpret [\w\s]*identifier): ([\w.>]+)", text)
+    if missing:
+        name = missing[1] or missing[2]
+        return ModelError(f"{path} needs the custom object {name!r}", REGISTER)
     if "never built" in text or "was not built" in text or "you have not yet built" in text:
         return ModelError(f"{path} does not say for which input shape it was built",
                           f"pass --input-shape, {signature.EXAMPLE}")

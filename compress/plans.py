@@ -96,12 +96,13 @@ class Job:
         able = {p: recipes.supported(self.model, p) for p in wanted
                 if recipes.PRECISIONS[p][0] is not None}
         unbounded = self._unbounded() if self.kind in ("int8", "int16x8") else set()
-        found = {}
+        self.unbounded, found = set(), {}
         for index, op in enumerate(self.graph.operators):
             ladder = tuple(p for p in wanted if (able[p][index] if p in able
                                                  else self._takes(op, p)))
             if unbounded & {*op.inputs, *op.outputs}:
                 ladder = tuple(p for p in ladder if p not in recipes.INTEGER)
+                self.unbounded.add(surgery.scope(self.graph, op))
             if self._has_floats(op):
                 found[surgery.scope(self.graph, op)] = ladder
         for graph in self.model.subgraphs[1:]:  # bodies of loops: their weights only
@@ -293,7 +294,8 @@ class Job:
                    else f"{self.kind} here fails at run time" if alone == -math.inf
                    else f"in {self.kind} the outputs fall below {self.asked:.0f} dB")
         else:
-            why = f"no {self.kind} form of this operation"
+            why = ("its values have no bounded range" if item in self.unbounded
+                   else f"no {self.kind} form of this operation")
             cost = "computed in float between a DEQUANTIZE and a QUANTIZE"
         return {"op": tflite.op_name(self.model, op), "tensor": tensor,
                 "layer": layers.get(tensor, ""), "precision": said, "why": why, "cost": cost}

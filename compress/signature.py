@@ -47,13 +47,44 @@ def inputs(model: Any, kind: str) -> tuple[list[TensorSpec], Callable]:
         specs = [TensorSpec(n, tuple(t.shape), _dtype(t.dtype))
                  for n, t in zip(unique(names), tensors, strict=True)]
         return specs, lambda xs: ([tree.pack_sequence_as(struct, xs)], {})
+    if not knows_inputs(model):
+        names = "" if len(_arguments(model)) < 2 else \
+            f"; by name: {';'.join(f'{n}=10' for n in _arguments(model))}"
+        raise ModelError("the model does not say which inputs it takes",
+                         f"pass --input-shape, {EXAMPLE}{names}")
+    return _subclassed_inputs(model, _built_for(model), tree)
+
+
+def knows_inputs(model: Any) -> bool:
+    """Whether the model says for which input shapes it was built."""
+    if _graph(model) is not None:
+        return True
+    shapes = _built_for(model)
+    return bool(shapes) and None not in shapes.values() and \
+        (len(shapes) > 1 or len(_arguments(model)) < 2)
+
+
+def _built_for(model: Any) -> dict:
     shapes = dict(getattr(model, "_build_shapes_dict", None) or {})
     if not shapes and getattr(model, "_build_input_shape", None) is not None:
         shapes = {"input_shape": model._build_input_shape}
-    if not shapes or None in shapes.values():
-        raise ModelError("the model does not say which inputs it takes",
-                         f"pass --input-shape, {EXAMPLE}")
-    return _subclassed_inputs(model, shapes, tree)
+    return shapes
+
+
+def _arguments(model: Any) -> list[str]:
+    """The tensors that a subclassed model's `call` must be given, by name."""
+    parameters = inspect.signature(model.call).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.name != "training"
+            and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def reset_states(model: Any) -> None:
+    """Stateful recurrent layers begin anew."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False) is True:
+            reset = getattr(layer, "reset_state", None) or getattr(layer, "reset_states", None)
+            if reset:
+                reset()
 
 
 def _subclassed_inputs(model: Any, shapes: dict, tree: Any) -> tuple[list[TensorSpec], Callable]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import keyword
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def to_saved_model(model, path: str | Path, *, inputs: Sequence[TensorSpec],
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         made = Path(folder) / "model"
-        save(trace(model, inputs, outputs), made, track=model)
+        save(trace(model, inputs, outputs), made, model)
         if path.exists():
             shutil.rmtree(path)
         os.replace(made, path)
@@ -55,7 +56,22 @@ def trace(model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]):
         # Without the identity, two outputs that are one tensor would share one name.
         return {spec.name: tf.identity(t) for spec, t in zip(outputs, results, strict=True)}
 
-    return tf.function(serve, autograph=False).get_concrete_function(**specs)
+    with _without_seeds():
+        return tf.function(serve, autograph=False).get_concrete_function(**specs)
+
+
+@contextlib.contextmanager
+def _without_seeds() -> Iterator[None]:
+    """Keras's random layers advance a seed even at inference; no variable shall be written."""
+    import tensorflow as tf
+    from keras.src.random.seed_generator import SeedGenerator
+
+    original = SeedGenerator.next
+    SeedGenerator.next = lambda self, ordered=True: tf.zeros([2], tf.uint32)
+    try:
+        yield
+    finally:
+        SeedGenerator.next = original
 
 
 def argument_names(inputs: Sequence[TensorSpec]) -> list[str]:
@@ -72,17 +88,35 @@ def argument_names(inputs: Sequence[TensorSpec]) -> list[str]:
     return names
 
 
-def save(function, folder: str | Path, track: Any = None) -> None:
-    """Save a concrete function as the `serving_default` of a new SavedModel."""
+def save(function, folder: str | Path, model: Any = None) -> None:
+    """Save a concrete function as the `serving_default` of a new SavedModel.
+
+    Given the same function, the bytes are the same in every process.
+    """
     import tensorflow as tf
+    from tensorflow.core.protobuf import fingerprint_pb2
 
     module = tf.Module()
-    module.variables_ = list(function.graph.variables)
-    # Tables and other resources are reachable only through the object that owns them.
-    if isinstance(track, tf.__internal__.tracking.Trackable):
-        module.tracked = track
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(folder), {"serving_default": function}, options)
+    held = {id(v.handle): v for v in function.graph.variables}
+    outer = [id(o) for o, _ in function.graph.captures]
+    module.variables_ = [held[o] for o in outer if o in held]
+    module.tables_ = _tables(model)
+    tf.saved_model.save(module, str(folder), {"serving_default": function})
+    file = Path(folder) / "fingerprint.pb"
+    if file.exists():  # it holds a random identifier beside the digests
+        fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+        fingerprint.uuid = ""
+        fingerprint.checkpoint_hash = 0
+        file.write_bytes(fingerprint.SerializeToString(deterministic=True))
+
+
+def _tables(model) -> list:
+    """The lookup tables of a model's layers: a function does not keep them alive."""
+    from tensorflow.python.trackable.resource import CapturableResource
+
+    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    return [v for layer in layers for _, v in sorted(vars(layer).items())
+            if isinstance(v, CapturableResource)]
 
 
 def call(model, tensors: Sequence[Any], inputs: Sequence[TensorSpec],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ from . import savedmodel
 
 FAITHFUL_DB = 60.0
 
-# Name: how recurrent layers are lowered (None: the model is traced as it is), and the converter's
-# entry. Unrolled graphs are plain but long, loops are short.
+# Name: options for lowering (None: the model is traced as it is), and the converter's entry.
+# `spelled` writes exact gelu out; unrolled graphs are plain but long, loops are short.
 ROUTES = {
-    "lowered": ("auto", "saved_model"),
-    "loop": ("loop", "saved_model"),
-    "unrolled": ("unrolled", "saved_model"),
+    "lowered": ({}, "saved_model"),
+    "spelled": ({"fuse": False}, "saved_model"),
+    "loop": ({"rnn": "loop", "fuse": False}, "saved_model"),
+    "unrolled": ({"rnn": "unrolled", "fuse": False}, "saved_model"),
     "plain": (None, "saved_model"),
     "keras": (None, "keras"),
 }
@@ -44,7 +46,7 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
         outputs: Names of the outputs in the model's order.
         progress: Called with `None` and `route:<name>` before each route is tried.
         lower: The module `compress.lower` (export and compress do not import each other):
-            `lowering(model, rnn=...)` yields the list of rewrites made while tracing, and
+            `lowering(model, **options)` yields the list of rewrites made while tracing, and
             `float32(model)` widens its number types. Without it only the last two routes exist.
         skip: Routes not to try.
         check: Arrays of N rows per input, and the model's own float32 results for them; seeded
@@ -60,12 +62,12 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
     check = check or _reference(model, inputs, outputs, lower)
     tried: dict[str, str] = {}
     best = None
-    for name, (rnn, entry) in ROUTES.items():
-        if name in skip or (rnn and not lower):
+    for name, (options, entry) in ROUTES.items():
+        if name in skip or (options is not None and not lower):
             continue
         progress(None, f"route:{name}")
         try:
-            rewrites, content = _convert(model, inputs, outputs, lower, rnn, entry)
+            rewrites, content = _convert(model, inputs, outputs, lower, options, entry)
             snr = _agreement(content, inputs, outputs, *check)
         except Exception as error:  # the converter raises whatever it likes
             tried[name] = _first_line(error)
@@ -86,29 +88,40 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
             "rewrites": rewrites, "tried": tried}
 
 
-def _convert(model, inputs, outputs, lower, rnn, entry) -> tuple[list[dict], bytes]:
+def _convert(model, inputs, outputs, lower, options, entry) -> tuple[list[dict], bytes]:
     if entry == "keras":
         return [], _from_keras(model)
-    with _lowered(lower, model, rnn) as rewrites, tempfile.TemporaryDirectory() as folder:
+    with _lowered(lower, model, options) as rewrites, tempfile.TemporaryDirectory() as folder:
         function = savedmodel.trace(model, _narrow(inputs), outputs)
-        savedmodel.save(function, folder, track=model if _has_tables(function) else None)
+        savedmodel.save(function, folder, model)
+        _forget_composites(Path(folder) / "saved_model.pb")
         content = _from_saved_model(folder)
     return list(rewrites), _rename(content, savedmodel.argument_names(inputs), inputs)
 
 
-def _has_tables(function) -> bool:
-    """Whether a function captures resources that are not variables (tracking costs a second)."""
-    held = {id(v.handle) for v in function.graph.variables}
-    return any(outer.dtype.name == "resource" and id(outer) not in held
-               for outer, _ in function.graph.captures)
+def _forget_composites(file: Path) -> None:
+    """Take from functions the mark by which the converter fuses tf_keras's LSTM.
+
+    The fused operator keeps its state between invocations, so only the first would be right.
+    """
+    content = file.read_bytes()
+    if b"api_implements" not in content:
+        return
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString(content)
+    for graph in saved.meta_graphs:
+        for function in graph.graph_def.library.function:
+            function.attr.pop("api_implements", None)
+    file.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager
-def _lowered(lower, model, rnn):
-    if rnn is None:
+def _lowered(lower, model, options):
+    if options is None:
         yield []
     else:
-        with lower.lowering(model, rnn=rnn) as rewrites:
+        with lower.lowering(model, **options) as rewrites:
             yield rewrites
 
 
@@ -188,7 +201,7 @@ def _in_graph(model, inputs, outputs, arrays, lower) -> list[list]:
     """Channels-first convolutions run on a CPU only after they were rewritten."""
     import tensorflow as tf
 
-    with _lowered(lower, model, "auto" if lower else None):
+    with _lowered(lower, model, {} if lower else None):
         function = savedmodel.trace(model, _narrow(inputs), outputs)
     names = savedmodel.argument_names(inputs)
     rows = []
@@ -278,7 +291,11 @@ def _write(path: str | Path, content: bytes) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}".strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line or "tf." in line]
-    return (telling or lines)[0][:300]
+    """The line of a long message that says most: the operator that could not be converted."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
+    lines = [line.strip() for line in lines if line.strip()] or [""]
+    missing = [line for line in lines if line.startswith(("TF Select ops:", "Custom ops:"))]
+    if missing:
+        return f"not in TFLite: {', '.join(m.partition(': ')[2] for m in missing)}"[:300]
+    telling = [line.rpartition("error: ")[2] for line in lines if "error: " in line]
+    return f"{type(error).__name__}: {(telling or lines)[0]}"[:300]

@@ -598,27 +598,36 @@ def convert(name: str, make, folder) -> dict:
     return result | {"ops": operators(path.read_bytes()), "seconds": time.monotonic() - began}
 
 
-def main(names: list[str]) -> None:
+def main(words: list[str]) -> None:
+    import json
     import os
     import tempfile
 
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     folder = os.environ.get("ZOO_OUT") or tempfile.mkdtemp()
     os.makedirs(folder, exist_ok=True)
-    made = models()
-    for name, make in made.items():
+    as_json = "--json" in words
+    names = [w for w in words if not w.startswith("-")]
+    for name, make in models().items():
         if names and name not in names:
             continue
-        print(f"{name:28}", end=" ", flush=True)
+        if as_json:
+            print(json.dumps({"begin": name}), flush=True)
         got = convert(name, make, folder)
-        if "error" in got:
-            print(f"\n{name:28} FAIL {got['seconds']:.1f}s {got['error']}", flush=True)
-            continue
-        snr = float(got["snr_db"])
-        mark = "ok  " if snr >= 60 else "LOW "
-        ops = " ".join(f"{k}:{v}" for k, v in sorted(got["ops"].items()))
-        tried = f" tried={got['tried']}" if got["tried"] else ""
-        print(f"\n{name:28} {mark} {got['route']:9}{snr:7.1f} {got['seconds']:5.1f}s {ops}{tried}", flush=True)
+        if as_json:
+            print(json.dumps({"name": name} | got), flush=True)
+        else:
+            print(_line(name, got), flush=True)
+
+
+def _line(name: str, got: dict) -> str:
+    if "error" in got:
+        return f"{name:28} FAIL {got['seconds']:5.1f}s {got['error']}"
+    snr = float(got["snr_db"])
+    ops = " ".join(f"{k}:{v}" for k, v in sorted(got["ops"].items()))
+    tried = f" tried={got['tried']}" if got["tried"] else ""
+    mark = "ok  " if snr >= 60 else "LOW "
+    return f"{name:28} {mark} {got['route']:9}{snr:7.1f} {got['seconds']:5.1f}s {ops}{tried}"
 
 
 if __name__ == "__main__":

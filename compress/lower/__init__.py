@@ -10,7 +10,6 @@ seen from further above (masked softmax, recurrent layers, number types) is repl
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
 from . import attention, integers, keras_functions, operators, recurrent
@@ -37,7 +36,7 @@ class Record:
 
 
 @contextlib.contextmanager
-def lowering(model, rnn: str = "auto") -> Iterator[list[dict]]:
+def lowering(model, rnn: str = "auto", fuse: bool = True) -> Iterator[list[dict]]:
     """Trace `model` inside this context to get a graph that TFLite can take.
 
     Args:
@@ -46,13 +45,14 @@ def lowering(model, rnn: str = "auto") -> Iterator[list[dict]]:
             loops. `unrolled`: all of them unrolled. `loop`: all of them as loops. `fused`: as
             `auto`, but LSTM as UNIDIRECTIONAL_SEQUENCE_LSTM where it fits; that operator keeps
             its state between invocations, so its user must reset the interpreter's variables.
+        fuse: Leave alone what looks like a part of exact gelu, which the converter fuses.
 
     Yields:
         A list that is filled, when the context ends, with `{"what", "why", "layers"}`.
     """
     record = Record()
     rewrites: list[dict] = []
-    patches = [*operators.patches(record), *keras_functions.patches(record),
+    patches = [*operators.patches(record, fuse), *keras_functions.patches(record),
                *integers.patches(record), *attention.patches(record),
                *recurrent.patches(record, rnn)]
     with contextlib.ExitStack() as stack:
@@ -96,13 +96,10 @@ def float32(model, record: Record | None = None) -> Iterator[None]:
     """Let every layer compute in float32; its own dtype policies return afterwards."""
     changed = []
     for layer in all_layers(model):
-        policy = getattr(layer, "_dtype_policy", None) or getattr(layer, "dtype_policy", None)
-        if getattr(policy, "compute_dtype", None) not in ("float16", "bfloat16", "float64"):
-            continue
-        single = _float32_policy(layer)
-        if single is not None:
-            changed.append((layer, layer._dtype_policy))
-            layer._dtype_policy = single
+        policy = getattr(layer, "_dtype_policy", None)
+        if getattr(policy, "compute_dtype", None) in ("float16", "bfloat16", "float64"):
+            changed.append((layer, policy))
+            _set_policy(layer, None)
             if record:
                 record.add(f"{policy.name} layers",
                            "TFLite computes in float32; the weights are the same")
@@ -110,19 +107,19 @@ def float32(model, record: Record | None = None) -> Iterator[None]:
         yield
     finally:
         for layer, policy in changed:
-            layer._dtype_policy = policy
+            _set_policy(layer, policy)
 
 
-def _float32_policy(layer):
-    import keras
-
-    if isinstance(layer, keras.layers.Layer):
-        return keras.DTypePolicy("float32")
-    if type(layer).__module__.startswith("tf_keras") or "tf_keras" in sys.modules:
+def _set_policy(layer, policy) -> None:
+    """Give a layer `policy`, or float32 for None; tf_keras keeps what it derives from it."""
+    if hasattr(layer, "_set_dtype_policy"):
         import tf_keras
 
-        return tf_keras.mixed_precision.Policy("float32")
-    return None
+        layer._set_dtype_policy(policy or tf_keras.mixed_precision.Policy("float32"))
+    else:
+        import keras
+
+        layer._dtype_policy = policy or keras.DTypePolicy("float32")
 
 
 def all_layers(model) -> list:

@@ -1,4 +1,4 @@
-"""Equal formulas that stay in operators for which TFLite and its quantizers have integer kernels."""
+"""Equal formulas in operators for which TFLite and its quantizers have integer kernels."""
 
 from __future__ import annotations
 
@@ -164,14 +164,14 @@ def along(x, axis: int, matrix):
     return tf.transpose(y, [order.index(a) for a in range(rank)])
 
 
-def _maximum_of(input, axis, keep_dims=False, **_):
+def _maximum_of(input, reduction_indices, keep_dims=False, **_):
     """The maximum over neighbouring axes is a pooling window that covers them."""
     import tensorflow as tf
 
     from . import static
 
     x = tf.convert_to_tensor(input)
-    axes = static.value(axis)
+    axes = static.value(reduction_indices)
     if axes is None or not x.dtype.is_floating or not x.shape.is_fully_defined():
         return None
     axes = sorted({int(a) % x.shape.rank for a in axes.reshape(-1)})

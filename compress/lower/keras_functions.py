@@ -4,40 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .operators import keep
-
 
 def patches(record) -> list[tuple]:
     """`(owner, attribute, original -> replacement)` for `lowering`."""
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn, numpy
-    from keras.src.random.seed_generator import SeedGenerator
 
     return [
-        (nn, "gelu", _fusible),
-        (tf.nn, "gelu", _fusible),
         (nn, "conv", lambda original: _conv(original, record)),
         (nn, "conv_transpose", lambda original: _conv_transpose(original, record)),
-        (SeedGenerator, "next", lambda original: _no_seed),
         (numpy, "argmax", lambda original: _arg("argmax")),
         (numpy, "argmin", lambda original: _arg("argmin")),
         (tf.math, "bincount", lambda original: _bincount(original, record)),
     ]
-
-
-def _no_seed(self, ordered=True):
-    """Random layers draw a seed even when they do nothing; no variable is to be written then."""
-    import tensorflow as tf
-
-    return tf.zeros([2], tf.uint32)
-
-
-def _fusible(original: Callable) -> Callable:
-    """The converter itself recognizes exact gelu by its Erf or Erfc and writes GELU."""
-    def gelu(*args, **kwargs):
-        with keep("Erf", "Erfc"):
-            return original(*args, **kwargs)
-    return gelu
 
 
 def _conv(original: Callable, record) -> Callable:

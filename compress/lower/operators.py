@@ -18,8 +18,8 @@ _kept: contextvars.ContextVar[frozenset] = contextvars.ContextVar("kept", defaul
 
 
 @contextlib.contextmanager
-def keep(*names: str):
-    """Leave these operators alone for a while (the converter fuses some patterns itself)."""
+def _keep(*names: str):
+    """Leave these operators alone for a while: a rule may use its own operator."""
     token = _kept.set(_kept.get() | set(names))
     try:
         yield
@@ -27,16 +27,17 @@ def keep(*names: str):
         _kept.reset(token)
 
 
-def patches(record) -> list[tuple]:
+def patches(record, fuse: bool = True) -> list[tuple]:
     """The one place through which TensorFlow adds operators to a graph by name."""
     from tensorflow.python.framework import op_def_library
 
     def make(original: Callable) -> Callable:
         def apply(op_type_name, name=None, **arguments):
             rule = RULES.get(op_type_name)
-            if rule is None or op_type_name in _kept.get():
+            if rule is None or op_type_name in _kept.get() or (
+                    fuse and op_type_name in ("Erf", "Erfc") and _in_gelu(arguments["x"])):
                 return original(op_type_name, name=name, **arguments)
-            with keep(op_type_name):
+            with _keep(op_type_name):
                 result = rule(**arguments)
             if result is None:
                 return original(op_type_name, name=name, **arguments)
@@ -46,6 +47,16 @@ def patches(record) -> list[tuple]:
         return apply
 
     return [(op_def_library, "_apply_op_helper", make)]
+
+
+def _in_gelu(x) -> bool:
+    """Whether x is something times or over the square root of 2, as in exact gelu."""
+    op = getattr(x, "op", None) if hasattr(x, "graph") else None
+    if op is None or op.type not in ("Mul", "RealDiv"):
+        return False
+    factors = [static.value(t) for t in op.inputs]
+    return any(f is not None and f.size == 1 and abs(abs(float(f.reshape(-1)[0])) - wanted) < 1e-6
+               for f in factors for wanted in (2 ** 0.5, 0.5 ** 0.5))
 
 
 def _polynomial(x, coefficients):

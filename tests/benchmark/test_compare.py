@@ -7,7 +7,7 @@ import pytest
 from measure_samples import DIGITS, ORDER, model, payload, quiet, write
 from sklearn import metrics as peer
 
-from tfcompress.benchmark import compare, runtimes
+from tfcompress.benchmark import compare, runtimes, tasks
 from tfcompress.errors import DataError, ModelError, UsageError
 
 
@@ -106,6 +106,14 @@ def test_labels_out_of_range_are_a_data_error(tmp_path, digits, shift, hint):
     assert hint in caught.value.hint
 
 
+def test_labels_go_to_the_output_that_has_their_classes():
+    few, many = np.zeros((20, 3), np.float32), np.zeros((20, 12), np.float32)
+    assert tasks.find(np.arange(20) % 12, [few, many], None)[0].output == 1
+    assert tasks.find(np.arange(20) % 3, [few, many], None)[0].output == 0
+    with pytest.raises(DataError, match="classes 0 to 2"):
+        tasks.find(np.arange(20), [few, many], None)
+
+
 def test_shuffled_labels_warn_about_the_data(tmp_path, digits):
     images, labels, scores = digits
     mixed = np.random.default_rng(1).permutation(labels)
@@ -126,23 +134,20 @@ def test_several_inputs_and_outputs_keep_their_order(tmp_path):
     assert "a_sum" in snr["note"] and "z_difference inf dB" in snr["note"]
 
 
-def test_one_logit_has_auc_and_accuracy(tmp_path):
-    """The output `difference` has three columns, so one logit is made of `logarithm`'s four."""
+def test_one_logit_has_auc_and_accuracy():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(200, 1))
     labels = (logits[:, 0] + rng.normal(size=200) > 0).astype(np.int64)
-    data = compare._Data.__new__(compare._Data)
-    data.labels, data.count, data.reference = labels, 200, [logits.astype(np.float32)]
-    task = compare.find_task(data, None)
+    logits = logits.astype(np.float32)
+    task, _ = tasks.find(labels, [logits], None)
     assert (task.kind, task.names, task.threshold) == ("side", ("accuracy", "auc"), 0.0)
-    scores = compare._Scores()
+    scores = tasks.Scores()
     for start in range(0, 200, 32):
-        scores.add(task, labels[start:start + 32], data.reference[0][start:start + 32])
+        scores.add(task, labels[start:start + 32], logits[start:start + 32])
     found = scores.values(task)
     assert found["auc"] == pytest.approx(peer.roc_auc_score(labels, logits[:, 0]))
     assert found["accuracy"] == pytest.approx(peer.accuracy_score(labels, logits[:, 0] > 0))
-    data.reference = [1 / (1 + np.exp(-logits))]
-    assert compare.find_task(data, None).threshold == 0.5
+    assert tasks.find(labels, [1 / (1 + np.exp(-logits))], None)[0].threshold == 0.5
 
 
 @pytest.mark.parametrize("labels, reference, expected", [
@@ -157,9 +162,7 @@ def test_one_logit_has_auc_and_accuracy(tmp_path):
     (np.zeros((8, 4, 4), int), np.random.randn(8, 4, 4, 1), ("side", ("accuracy",))),
 ])
 def test_the_task_follows_from_labels_and_outputs(labels, reference, expected):
-    data = compare._Data.__new__(compare._Data)
-    data.labels, data.count, data.reference, data.findings = labels, len(labels), [reference], []
-    task = compare.find_task(data, None)
+    task, _ = tasks.find(labels, [reference], None)
     assert (task.kind, task.names) == expected
 
 
@@ -171,6 +174,49 @@ def test_regression_has_mae_and_rmse_and_no_agreement(tmp_path):
     assert found["mae_rise"] == pytest.approx(-0.25, abs=1e-5)
     assert result["task"]["drop"] == pytest.approx(-0.5, abs=1e-4)
     assert "agreement" not in found
+
+
+def agreement_of(folder, reference, output, labels=None) -> float | None:
+    at = write(folder, [np.zeros((len(reference), 1))], [reference], labels)
+    data = compare._Data(payload("", at, {}))
+    tally = compare._Tally(data, tasks.find(labels, [reference], None)[0])
+    tally.add(slice(0, len(reference)), [output])
+    return {m.name: m.p50 for m in tally.result(["y"])[0]}.get("agreement")
+
+
+def test_agreement_is_only_given_where_outputs_decide_something(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = rng.random((40, 3, 3, 4)).astype(np.float32)
+    assert agreement_of(tmp_path / "picture", maps, maps) is None
+    soft = maps / maps.sum(-1, keepdims=True)
+    other = soft.copy()
+    other[:10] = 1 - other[:10]
+    share = (soft.argmax(-1) == other.argmax(-1)).mean()
+    assert agreement_of(tmp_path / "segments", soft, other) == pytest.approx(share)
+    dense = maps.argmax(-1)
+    assert agreement_of(tmp_path / "labelled", maps * 9, other, dense) == pytest.approx(share)
+    one = rng.random((40, 1)).astype(np.float32)
+    flipped = np.where(np.arange(40)[:, None] < 4, 1 - one, one)
+    assert agreement_of(tmp_path / "probability", one, flipped) == pytest.approx(0.9)
+    assert agreement_of(tmp_path / "positive", one + 3, flipped + 3) is None
+    target = rng.normal(size=40).astype(np.float32)
+    assert agreement_of(tmp_path / "regression", one - 0.5, flipped - 0.5, target) is None
+    found = rng.integers(0, 5, (40, 6))
+    wrong = found.copy()
+    wrong[:20] += 1
+    assert agreement_of(tmp_path / "indices", found, wrong) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("noise, level, words", [
+    (0.02, "warning", "nearly tie"), (0.25, "error", "decides as the source model does on only")])
+def test_flipped_near_ties_are_no_collapse(tmp_path, noise, level, words):
+    rng = np.random.default_rng(0)
+    reference = (1 + 0.01 * rng.normal(size=(60, 5))).astype(np.float32)
+    at = write(tmp_path, [np.zeros((60, 1))], [reference])
+    tally = compare._Tally(compare._Data(payload("", at, {})), None)
+    tally.add(slice(0, 60), [reference + noise * rng.normal(size=(60, 5)).astype(np.float32)])
+    finding, = tally.result(["scores"])[1]
+    assert finding["level"] == level and words in finding["text"]
 
 
 def test_the_metric_can_be_chosen_and_must_fit(places, tmp_path):
