@@ -30,7 +30,7 @@ from .source import Source
 from .steps import Event, Options, Steps
 from .targets import SUFFIXES, Target
 
-MACS_TO_JUDGE = 100_000_000_000  # held-back samples are as many as fit into this much work
+MACS_TO_JUDGE = 200_000_000_000  # held-back samples are as many as fit into this much work
 FEWEST, MOST = 200, data.MOST_HELD_BACK
 
 

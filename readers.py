@@ -57,16 +57,26 @@ def _match(named: dict, inputs, where: str) -> Table:
     labels = next((named[k] for k in LABELS if k in named and k not in _names(inputs)), None)
     rest = {k: v for k, v in named.items() if k not in LABELS or k in _names(inputs)}
     if all(spec.name in rest for spec in inputs):
-        arrays = [rest[spec.name] for spec in inputs]
-    elif len(rest) == len(inputs):
-        arrays = list(rest.values())
+        chosen = [spec.name for spec in inputs]
     else:
+        # Extra arrays (file names, identifiers) are left out where only some can be inputs.
+        numbers = [k for k, v in rest.items() if np.asarray(v).dtype.kind in "fiub"]
+        fitting = [k for k in numbers if any(_fits(np.shape(rest[k]), spec) for spec in inputs)]
+        chosen = next((c for c in (list(rest), numbers, fitting) if len(c) == len(inputs)), None)
+    if chosen is None:
         raise DataError(
             f"{where} has arrays {', '.join(rest) or '(none)'}; the model's inputs are "
             f"{', '.join(_names(inputs))}",
             "name the arrays like the inputs, and the labels y",
         )
+    arrays = [rest[name] for name in chosen]
     return Table([np.asarray(a) for a in arrays], None if labels is None else np.asarray(labels))
+
+
+def _fits(shape: tuple, spec) -> bool:
+    """Whether rows of this shape are what the input takes, but for free dimensions."""
+    rows, want = shape[1:], spec.shape[1:]
+    return len(rows) == len(want) and all(w in (None, s) for s, w in zip(rows, want, strict=True))
 
 
 def _names(inputs) -> list[str]:

@@ -90,6 +90,12 @@ def test_several_inputs_go_by_name_in_the_models_order(tmp_path):
     assert read(out, "calibration", "inputs/1.npy").shape[1:] == (3,)
 
 
+def test_arrays_that_are_no_input_are_left_out(tmp_path):
+    names = np.array([f"{i}.png" for i in range(9)])
+    _, out = prepare(tmp_path, {"names": names, "x": rows(9), "ids": np.arange(9)})
+    assert read(out, "calibration").shape[1:] == (4, 4, 1)
+
+
 def test_a_missing_channel_axis_is_added(tmp_path):
     _, out = prepare(tmp_path, {"x": rows(9)[..., 0]})
     assert read(out, "calibration").shape[1:] == (4, 4, 1)

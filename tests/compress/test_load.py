@@ -274,7 +274,8 @@ keras.Model(x, own.Plain()(own.Scale(3.0)(x))).save("own.keras")
 keras.Model(x, L.Dense(2, activation=own.wave)(x)).save("wave.keras")
 keras.Model(x, own.Plain()(x)).save("own.h5")
 one = own.One(); one(np.zeros((1, 6))); one.save("one.keras")
-two = own.Two(); two(np.zeros((1, 6)), np.zeros((1, 5))); two.save("two.keras")
+two = own.Two(); y = two(np.ones((2, 6)), np.ones((2, 5))); two.save("two.keras")
+np.save("one.npy", one(np.ones((2, 6)))); np.save("two.npy", y["sum"])
 """
 
 USE = """
@@ -299,9 +300,15 @@ said["h5"] = load.call(load.open_model("own.h5", **own), [np.ones((2, 4))])[0].t
 load.open_model("wave.keras", **own)
 one = load.open_model("one.keras", **own)
 said["one"] = [(s.name, s.shape) for s in one.inputs + one.outputs]
-two = load.open_model("two.keras", **own)
+same = np.allclose(load.call(one, [np.ones((2, 6))])[0], np.load("one.npy"), atol=1e-6)
+try:
+    load.open_model("two.keras", **own)
+except ModelError as error:
+    said["shape"] = error.hint
+two = load.open_model("two.keras", input_shapes=load.parse_input_shape("p=6;q=5"), **own)
 said["two"] = [(s.name, s.shape) for s in two.inputs + two.outputs]
-load.call(two, [np.ones((2, 6)), np.ones((2, 5))])
+sum = load.call(two, [np.ones((2, 6)), np.ones((2, 5))])[0]
+said["same"] = [same, np.allclose(sum, np.load("two.npy"), atol=1e-6)]
 said["path"] = sys.path
 print(json.dumps(said))
 """
@@ -326,6 +333,7 @@ def test_own_classes(tmp_path):
     assert said["own"] == [[4.0] * 4] * 2 and said["h5"] == [[2.0] * 4] * 2
     assert said["one"] == [["x", [None, 6]], ["output", [None, 3]]]
     assert said["two"] == [["p", [None, 6]], ["q", [None, 5]], ["sum", [None, 3]]]
+    assert said["same"] == [True, True] and "p=10;q=10" in said["shape"]
     assert str(tmp_path) not in said["path"]
 
 
