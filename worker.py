@@ -38,13 +38,38 @@ def open_source(payload: dict, progress: Progress) -> dict:
     _state["loaded"] = loaded
     return {
         "kind": loaded.kind,
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *_optimizer(Path(payload["path"]))],
         "trainable": loaded.trainable,
         "inputs": [_spec(s) for s in loaded.inputs],
         "outputs": [_spec(s) for s in loaded.outputs],
         "parameters": _parameters(loaded.model),
         "vocabulary": _vocabulary(loaded),
     }
+
+
+def _optimizer(path: Path) -> list[str]:
+    """A note on the optimizer's state, which makes a file large and no artifact needs."""
+    import io
+    import zipfile
+
+    import h5py
+
+    if path.is_dir():
+        return []
+    source: object = path
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "model.weights.h5" not in archive.namelist():
+                return []
+            source = io.BytesIO(archive.read("model.weights.h5"))
+    sizes: list[int] = []
+    with h5py.File(source, "r") as file:
+        for group in (file.get("optimizer"), file.get("optimizer_weights")):
+            if isinstance(group, h5py.Group):
+                group.visititems(lambda _, item: sizes.append(getattr(item, "nbytes", 0)))
+    if not sum(sizes):
+        return []
+    return [f"{sum(sizes):,} bytes of the file are optimizer state, which no artifact needs"]
 
 
 def _spec(spec: TensorSpec) -> dict:

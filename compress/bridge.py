@@ -262,8 +262,11 @@ def _parameters(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" in vars(base):
-            for name, parameter in inspect.signature(base.__init__).parameters.items():
+            parameters = inspect.signature(base.__init__).parameters
+            for name, parameter in parameters.items():
                 found.setdefault(name, parameter.default)
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                break  # nothing reaches the bases but what this one names
     return found
 
 

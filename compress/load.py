@@ -320,7 +320,10 @@ def gather_objects(modules: Sequence[str]) -> dict[str, Any]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(here)
-    return keras.saving.get_custom_objects() | objects
+    registered = dict(keras.saving.get_custom_objects())
+    if "tf_keras" in sys.modules:
+        registered |= sys.modules["tf_keras"].saving.get_custom_objects()
+    return registered | objects
 
 
 def _require(found: scan.Scan, objects: dict) -> None:
@@ -328,7 +331,8 @@ def _require(found: scan.Scan, objects: dict) -> None:
     for one in found.custom:
         if one.registered.startswith("tfcompress>"):
             objects |= hosted.own_objects()
-        known = [objects[n] for n in (one.registered, one.name) if n in objects]
+        names = (one.registered, one.name) if one.registered else ()
+        known = [objects[n] for n in names if n in objects]
         if not known:
             where = f" of {one.module}" if one.module else ""
             raise ModelError(f"the model needs the custom object {one.name!r}{where}", REGISTER)

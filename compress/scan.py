@@ -4,8 +4,8 @@ Loading a Keras model builds Python objects that its configuration names. The co
 hold bytecode (Lambda layers), name functions that do more than compute (`keras.utils.get_file`,
 `os.system`), or point at other files. Keras 3's `safe_mode` refuses much of that and tf_keras
 little, so every configuration is walked here first, and what is not known to be harmless is
-refused: GHSA-hqp4-2352-xf5r and the CVEs named in tests/compress/test_scan.py are the record of
-what happens otherwise. A SavedModel runs no Python, but its operations can read and write files.
+refused. The advisories named in tests/compress/test_scan.py are the record of what happens
+otherwise. A SavedModel runs no Python, but its operations can read and write files.
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ FILE_OPS = re.compile(
 
 @dataclass(frozen=True)
 class Custom:
-    """A class or function that the file names and Keras does not have."""
+    """A class or function that the file names and Keras does not have.
+
+    Without a `registered` name no loader finds it among the user's classes: tf_keras would
+    import `module` instead, so such a file is never loaded.
+    """
 
     module: str
     name: str
@@ -248,6 +252,7 @@ def _custom(item: dict) -> Custom | None:
     outside = isinstance(module, str) and module != "builtins" \
         and _split(module)[0] not in KERAS_ROOTS
     if outside or (module is None and isinstance(registered, str) and ">" in registered):
-        known = registered if isinstance(registered, str) and registered != "function" else name
-        return Custom(module or "", name, known)
+        if kind == "function":  # Kerases look functions up by their own name
+            return Custom(module or "", name, name)
+        return Custom(module or "", name, registered if isinstance(registered, str) else "")
     return None

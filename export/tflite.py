@@ -46,8 +46,9 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
         outputs: Names of the outputs in the model's order.
         progress: Called with `None` and `route:<name>` before each route is tried.
         lower: The module `compress.lower` (export and compress do not import each other):
-            `lowering(model, **options)` yields the list of rewrites made while tracing, and
-            `float32(model)` widens its number types. Without it only the last two routes exist.
+            `lowering(model, **options)` yields the list of rewrites made while tracing,
+            `float32(model)` widens its number types, `Retraced(signature)` traces it anew.
+            Without it only the last two routes exist.
         skip: Routes not to try.
         check: Arrays of N rows per input, and the model's own float32 results for them; seeded
             random inputs and the model itself otherwise.
@@ -91,6 +92,8 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
 def _convert(model, inputs, outputs, lower, options, entry) -> tuple[list[dict], bytes]:
     if entry == "keras":
         return [], _from_keras(model)
+    if options is not None and hasattr(model, "structured_input_signature"):
+        model = lower.Retraced(model)
     with _lowered(lower, model, options) as rewrites, tempfile.TemporaryDirectory() as folder:
         function = savedmodel.trace(model, _narrow(inputs), outputs)
         savedmodel.save(function, folder, model)

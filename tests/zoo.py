@@ -359,17 +359,21 @@ def _op_models(dense_then, fun, L, ops, np) -> dict:
         "einsum_outer": lambda x: ops.einsum("bi,bj->bij", x, x),
         "tensordot": lambda x: ops.tensordot(x, np.ones((12, 3), "float32"), axes=1),
         "outer": lambda x: ops.multiply(x[:, :, None], x[:, None, :]),
-        "cross": lambda x: ops.cross(x[:, :3], x[:, 3:6]), "dot": lambda x: ops.dot(x, ops.ones((12, 2))),
+        "cross": lambda x: ops.cross(x[:, :3], x[:, 3:6]),
+        "dot": lambda x: ops.dot(x, ops.ones((12, 2))),
         "tril": lambda x: ops.tril(ops.reshape(x, (-1, 3, 4))),
         "triu": lambda x: ops.triu(ops.reshape(x, (-1, 3, 4))),
         "diagonal": lambda x: ops.diagonal(ops.reshape(x, (-1, 3, 4)), axis1=1, axis2=2),
         "trace": lambda x: ops.trace(ops.reshape(x, (-1, 3, 4)), axis1=1, axis2=2),
         "meshgrid": lambda x: x[:, :3] * ops.meshgrid(ops.arange(3.0), ops.arange(2.0))[0][1],
         "broadcast_to": lambda x: ops.broadcast_to(x[:, None], (1, 3, 12)),
-        "full_like": lambda x: x + ops.full_like(x, 2), "zeros_like": lambda x: x + ops.ones_like(x),
+        "full_like": lambda x: x + ops.full_like(x, 2),
+        "zeros_like": lambda x: x + ops.ones_like(x),
         "logical": lambda x: ops.cast(ops.logical_xor(x > 0, ops.logical_not(x > 1)), "float32"),
-        "cast_int": lambda x: ops.cast(x * 3, "int32"), "isnan": lambda x: ops.where(ops.isnan(x), 0., x),
-        "nan_to_num": ops.nan_to_num, "digitize": lambda x: ops.digitize(x, np.array([-1.0, 0.0, 1.0], "float32")),
+        "cast_int": lambda x: ops.cast(x * 3, "int32"),
+        "isnan": lambda x: ops.where(ops.isnan(x), 0., x),
+        "nan_to_num": ops.nan_to_num,
+        "digitize": lambda x: ops.digitize(x, np.array([-1.0, 0.0, 1.0], "float32")),
         "bincount": lambda x: ops.bincount(ops.cast(ops.abs(x) * 2, "int32"), minlength=12),
         "segment_sum": lambda x: ops.segment_sum(x[0], np.repeat(np.arange(6), 2), 6),
         "searchsorted": lambda x: ops.searchsorted(np.array([-1., 0, 1], "float32"), x[0]),
@@ -411,7 +415,8 @@ def _op_models(dense_then, fun, L, ops, np) -> dict:
         x, ops.convert_to_tensor([[1.0, 0.1, 0.5, 0.0, 1.0, 0.2, 0.0, 0.0]])))
     z["op_map_coordinates"] = lambda: fun((8, 8), lambda x: ops.image.map_coordinates(
         x[0], np.array([[1.5, 2.2], [0.5, 3.1]], "float32"), order=1))
-    z["op_conv"] = lambda: fun((8, 8, 3), lambda x: ops.conv(x, np.ones((3, 3, 3, 2), "float32") / 9))
+    z["op_conv"] = lambda: fun((8, 8, 3), lambda x: ops.conv(
+        x, np.ones((3, 3, 3, 2), "float32") / 9))
     z["op_dot_product_attention"] = lambda: fun(
         [(5, 2, 4)] * 3, lambda q, k, v: ops.dot_product_attention(q, k, v, is_causal=True))
     z["op_vectorized_map"] = lambda: fun((5, 4), lambda x: ops.vectorized_map(
@@ -577,7 +582,7 @@ def operators(content: bytes) -> dict[str, int]:
 
 
 def convert(name: str, make, folder) -> dict:
-    """Build and convert one construct: `{"route", "snr_db", "ops", "tried", "error", "seconds"}`."""
+    """Build and convert one construct: what `to_tflite` returns, "ops", "seconds", or "error"."""
     from pathlib import Path
 
     from tfcompress.compress import lower

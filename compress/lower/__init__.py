@@ -13,6 +13,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from . import attention, integers, keras_functions, operators, recurrent
+from .retrace import Retraced
+
+__all__ = ["Record", "Retraced", "all_layers", "float32", "lowering"]
 
 
 class Record:

@@ -392,3 +392,26 @@ def test_a_file_that_keras_cannot_read_is_one_line(tmp_path):
     with pytest.raises(ModelError, match="Nowhere") as caught:
         load.open_model(broken.keras_zip(tmp_path / "n.keras", missing))
     assert "--custom-objects" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_a_module_named_by_the_file_is_never_imported(tmp_path, monkeypatch):
+    """tf_keras imports whatever module a Keras 2 file names; here it does not get that far."""
+    (tmp_path / "evil_module.py").write_text(
+        f"open({str(tmp_path / 'sentinel')!r}, 'w').close()\nclass Known: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import keras
+
+    @keras.saving.register_keras_serializable("test_load")
+    class Known(keras.layers.Layer):
+        pass
+
+    for number, registered in enumerate((None, "evil>Known", "Known")):
+        layer = {"module": "evil_module", "class_name": "Known", "registered_name": registered,
+                 "config": {"name": "k"}}
+        for make in (broken.functional, broken.functional2):
+            path = broken.keras_zip(tmp_path / f"{number}{make.__name__}.keras", make(layer),
+                                    version="2.15.0")
+            with pytest.raises(ModelError, match="Known"):
+                load.open_model(path)
+    assert not (tmp_path / "sentinel").exists()

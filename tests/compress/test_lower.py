@@ -46,7 +46,8 @@ UNARY = {
     "MaxPool3D": lambda tf, x: tf.nn.max_pool3d(x[None, ..., None], [2, 3, 2], [1, 2, 2], "SAME"),
     "AvgPool3D": lambda tf, x: tf.nn.avg_pool3d(x[None, ..., None], [2, 3, 2], [1, 2, 2], "SAME"),
     "Conv3D": lambda tf, x: tf.nn.conv3d(
-        x[None, ..., None], tf.reshape(tf.range(24.0), [2, 3, 2, 1, 2]) / 24, [1, 1, 2, 2, 1], "SAME"),
+        x[None, ..., None], tf.reshape(tf.range(24.0), [2, 3, 2, 1, 2]) / 24, [1, 1, 2, 2, 1],
+        "SAME"),
     "ExtractImagePatches": lambda tf, x: tf.image.extract_patches(
         x[..., None], [1, 3, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "SAME"),
     "RGBToHSV": lambda tf, x: tf.image.rgb_to_hsv(tf.sigmoid(x[:, :, :3])),

@@ -114,6 +114,9 @@ def test_harmless_files_pass_and_own_classes_are_listed(tmp_path):
            "config": {"name": "mine", "activation": broken.function("builtins", "relu")}}
     found = scan.check(broken.keras_zip(tmp_path / "m.keras", broken.functional(own)))
     assert found.custom == (scan.Custom("my.layers", "Mine", "my>Mine"),)
+    own["registered_name"] = None  # tf_keras would import the module
+    found = scan.check(broken.keras_zip(tmp_path / "r.keras", broken.functional(own)))
+    assert found.custom == (scan.Custom("my.layers", "Mine", ""),)
     for module in ("keras.layers", "keras.src.layers.core.dense", "tf_keras.src.layers",
                    "keras.src.engine.sequential", "tensorflow.keras.layers", "keras.engine.x"):
         config = broken.functional({**broken.dense(), "module": module})

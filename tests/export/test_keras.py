@@ -29,6 +29,7 @@ def test_same_bytes_at_any_time(model, tmp_path):
 
 def test_it_loads_without_optimizer_and_computes_the_same(model, tmp_path):
     import keras
+
     from tfcompress.export.keras import to_keras
 
     path = tmp_path / "m.keras"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tfcompress.artifact import TensorSpec
 
 pytestmark = pytest.mark.slow
@@ -17,6 +18,7 @@ def digests(folder: Path) -> dict:
 
 def make(path: Path) -> tuple:
     import keras
+
     from tfcompress.export.savedmodel import to_saved_model
 
     keras.utils.set_random_seed(0)

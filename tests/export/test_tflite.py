@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tfcompress.artifact import TensorSpec
 
 TESTS = Path(__file__).parent.parent
@@ -58,6 +59,7 @@ def test_every_construct_is_faithful(tmp_path):
 @pytest.fixture(scope="module")
 def convert(tmp_path_factory):
     import zoo
+
     from tfcompress.compress import lower
     from tfcompress.export.tflite import to_tflite
 
@@ -137,6 +139,7 @@ def test_the_check_is_against_the_given_results(convert):
 @pytest.mark.slow
 def test_what_tflite_cannot_say_is_one_clear_error_and_no_file(convert, tmp_path):
     import keras
+
     from tfcompress.compress import lower
     from tfcompress.errors import TargetError
     from tfcompress.export.tflite import to_tflite
