@@ -31,10 +31,9 @@ HOSTED = frozenset({"RandomCrop"})
 DIFFERING = frozenset({"hard_sigmoid"})
 
 # TensorFlow functions that Keras 2 recorded as layers: Keras 3 operation, and its parameters.
-_XY = ("x", "y")
 _REDUCE = {"input_tensor": "x", "axis": "axis", "keepdims": "keepdims"}
 TF_OPS: dict[str, tuple[str, dict[str, str]]] = {
-    **{f"{group}.{tf}": (op, dict(zip(_XY, _XY, strict=True)))
+    **{f"{group}.{tf}": (op, {"x": "x1", "y": "x2"})
        for group in ("math", "__operators__") for tf, op in {
            "add": "add", "subtract": "subtract", "sub": "subtract", "multiply": "multiply",
            "mul": "multiply", "truediv": "true_divide", "divide": "divide", "maximum": "maximum",
@@ -306,18 +305,13 @@ def _tf_op(layer: Any, args: list, kwargs: dict) -> Any:
             given = {names[k]: _constant(v) for k, v in bound.items()}
             if symbol == "cast":
                 given["dtype"] = _dtype(given["dtype"])
-            return getattr(keras.ops, op)(*given.values()) if op not in _KEYWORD else \
-                getattr(keras.ops, op)(**given)
+            return getattr(keras.ops, op)(**given)
     if not scan.known_op(symbol):
         raise Unbridgeable(f"tf.{symbol} has no counterpart")
     tensors: list = []
     arguments = hosted.encode(bound, tensors)
     op_layer = hosted.tf_op_class()(symbol, arguments, name=re.sub(r"\W", "_", layer.name))
     return op_layer(tensors if len(tensors) != 1 else tensors[0])
-
-
-_KEYWORD = frozenset("mean sum max min prod softmax reshape transpose expand_dims squeeze "
-                     "concatenate stack clip cast tile".split())
 
 
 def _constant(value: Any) -> Any:

@@ -22,20 +22,21 @@ class Samples:
     """Representative inputs: `inputs/<i>.npy` per model input in order, N rows each.
 
     Args:
-        folder: The folder, or None for seeded random values in the shapes of the file's inputs
-            (standard normal for floats, 0..9 for signed integers, 0..255 for uint8).
-        names: Input names of the file's signature in the order of the arrays.
+        folder: The folder, or None for seeded random values in the shapes of the inputs (standard
+            normal for floats, 0..9 for integers, 0..255 for uint8).
+        inputs: The float file's inputs by name, in the order of the arrays: `{name: detail}`.
     """
 
-    def __init__(self, folder: str | None, names: list[str]):
+    def __init__(self, folder: str | None, inputs: dict):
         import numpy as np
 
-        self.names, self.random = names, folder is None
-        self.arrays: list = []
+        self.names, self.random = list(inputs), folder is None
         if folder is None:
             self.count = 16
+            rng = np.random.default_rng(0)
+            self.arrays = [_random(rng, self.count, detail) for detail in inputs.values()]
             return
-        paths = [Path(folder) / "inputs" / f"{i}.npy" for i in range(len(names))]
+        paths = [Path(folder) / "inputs" / f"{i}.npy" for i in range(len(inputs))]
         try:
             self.arrays = [np.load(path, mmap_mode="r") for path in paths]
         except (OSError, ValueError) as error:
@@ -46,28 +47,24 @@ class Samples:
         if not self.count:
             raise DataError("there are no samples", "give data with at least one row")
 
-    def row(self, k: int, details: dict) -> dict:
-        """Row `k` as `{input name: array (1, ...)}`, before any quantization."""
-        import numpy as np
-
-        if self.arrays:
-            return {name: a[k:k + 1] for name, a in zip(self.names, self.arrays, strict=True)}
-        rng = np.random.default_rng([0, k])
-        row = {}
-        for name, detail in details.items():
-            shape, dtype = detail["shape"], np.dtype(detail["dtype"])
-            if dtype == np.uint8:
-                row[name] = rng.integers(0, 256, shape).astype(dtype)
-            elif dtype.kind in "iub":
-                row[name] = rng.integers(0, 2 if dtype.kind == "b" else 10, shape).astype(dtype)
-            else:
-                row[name] = rng.normal(size=shape).astype(dtype)
-        return row
+    def row(self, k: int) -> dict:
+        """Row `k` as `{input name: array (1, ...)}`, real numbers."""
+        return {name: a[k:k + 1] for name, a in zip(self.names, self.arrays, strict=True)}
 
     def spread(self, count: int) -> list[int]:
         """`count` row numbers, evenly spread over all rows."""
         count = min(count, self.count)
         return [(2 * i + 1) * self.count // (2 * count) for i in range(count)]
+
+
+def _random(rng, count: int, detail: dict):
+    import numpy as np
+
+    shape, dtype = (count, *[int(n) for n in detail["shape"][1:]]), np.dtype(detail["dtype"])
+    if dtype.kind in "iub":
+        most = 256 if dtype == np.uint8 else 2 if dtype.kind == "b" else 10
+        return rng.integers(0, most, shape).astype(dtype)
+    return rng.normal(size=shape).astype(dtype)
 
 
 class Runner:
@@ -169,7 +166,7 @@ def calibrate(model: bytes, samples: Samples, progress=None) -> dict:
     runner = Runner(model, profile=True)
     found: dict[str, list] = {}
     for k in range(samples.count):
-        for name, pair in runner.ranges(samples.row(k, runner.inputs)).items():
+        for name, pair in runner.ranges(samples.row(k)).items():
             found.setdefault(name, []).append(pair)
         if progress and k % 8 == 0:
             progress(k / samples.count, "calibrating")
@@ -194,7 +191,7 @@ def _read_ranges(model: bytes, samples: Samples, names: set[str]) -> dict:
     runner = Runner(model, details=True)
     found: dict[str, list] = {}
     for k in samples.spread(32):
-        runner.run(samples.row(k, runner.inputs))
+        runner.run(samples.row(k))
         for name, values in runner.tensors():
             if name in names:
                 found.setdefault(name, []).append((values.min(), values.max()))
@@ -204,7 +201,22 @@ def _read_ranges(model: bytes, samples: Samples, names: set[str]) -> dict:
 def outputs(model: bytes, samples: Samples, rows: list[int]) -> list[dict]:
     """Outputs of the given rows, one dict each."""
     runner = Runner(model)
-    return [runner.run(samples.row(k, runner.inputs)) for k in rows]
+    return [runner.run(samples.row(k)) for k in rows]
+
+
+def evaluate(payload: dict, progress) -> dict:
+    """`{"snr": {output: dB}}` of one file against another, as a child's call.
+
+    Args:
+        payload: `float` and `file` (paths), `samples` (folder or None), `names` (inputs in the
+            order of the samples) and `rows`.
+        progress: Not called.
+    """
+    reference, file = (Path(payload[key]).read_bytes() for key in ("float", "file"))
+    inputs = Runner(reference).inputs
+    samples = Samples(payload["samples"], {name: inputs[name] for name in payload["names"]})
+    rows = payload["rows"]
+    return {"snr": output_snr(outputs(reference, samples, rows), outputs(file, samples, rows))}
 
 
 def snr_db(reference: list, values: list) -> float:

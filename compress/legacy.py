@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import bridge, signature
+from . import bridge, hosted, signature
 
 TOLERANCE = 1e-4  # of the largest output, or of 1
 TOLERANCE_HALF = 2e-2  # where layers compute in 16 bits
@@ -54,7 +54,13 @@ def load(path: Path, model: Any, failure: Exception | None, *, unsafe: bool,
         problem = " ".join(str(error).split())[:200] or type(error).__name__
     if problem:
         return old, [f"written by Keras 2 and kept in tf_keras: {problem}"]
-    return bridged, [f"written by Keras 2 and rebuilt in Keras 3 ({why}); outputs equal tf_keras's"]
+    notes = [f"written by Keras 2 and rebuilt in Keras 3 ({why}); outputs equal tf_keras's"]
+    called = sorted({f"tf.{m.symbol}" for m in bridged._flatten_layers()
+                     if isinstance(m, hosted.tf_op_class())})
+    if called:
+        notes.append(f"a .keras artifact of it loads only where tfcompress is installed: it calls "
+                     f"{', '.join(called)}")
+    return bridged, notes
 
 
 def to_tf_keras(model: Any) -> Any:

@@ -99,7 +99,7 @@ class Search:
         `plan` itself, with nothing chosen, is known to miss the goal.
         """
         chosen = list(chosen)
-        size, tries = max(1, len(chosen) // 2), 32
+        size, tries = max(1, len(chosen) // 2), self.most // 2
         while chosen and tries:
             at = len(chosen)
             while at > 0 and tries:

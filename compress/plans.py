@@ -10,10 +10,11 @@ from ..errors import TargetError
 from . import mixed, recipes, surgery
 
 MARGIN = 2.0  # dB above the asked SNR, because it is measured on few rows
-LARGE = 1_000_000_000  # MACs from which groups are coarser
+LARGE = 1_000_000_000  # MACs from which less is tried
 EXACT = 40.0  # dB; better than this is not worth bytes
 SMALLEST = 1024  # values; smaller constants that AEQ does not take stay float32
 HINTS = ("SOFTMAX", "LOGISTIC", "TANH")  # their fixed output scale ruins small values
+COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
 CLIPPED = (2, 3)  # ActivationFunctionType: RELU_N1_TO_1, RELU6
 # For each quantization the precisions that an operation may have, the wanted one first.
 LADDERS = {
@@ -61,7 +62,7 @@ class Job:
         base = {item: ladder[0] for item, ladder in self.ladders.items()}
         notes = self._choose_ranges(base)
         plan, search = base, mixed.Search(
-            self._trial, self.goal, 64 if self.source.macs < LARGE else 24)
+            self._trial, self.goal, 24 if self.source.macs > LARGE or len(base) > 150 else 64)
         before = self._trial(base)
         if before < self.goal:
             plan = self._widen(base, search)
@@ -100,6 +101,8 @@ class Job:
         for index, op in enumerate(self.graph.operators):
             ladder = tuple(p for p in wanted if (able[p][index] if p in able
                                                  else self._takes(op, p)))
+            if not self._comparable(op):
+                ladder = tuple(p for p in ladder if p not in recipes.INTEGER)
             if unbounded & {*op.inputs, *op.outputs}:
                 ladder = tuple(p for p in ladder if p not in recipes.INTEGER)
                 self.unbounded.add(surgery.scope(self.graph, op))
@@ -121,6 +124,27 @@ class Job:
     def _has_floats(self, op) -> bool:
         return any(tflite.dtype_names()[self.graph.tensors[i].type] == "float32"
                    for i in op.inputs + op.outputs if i >= 0)
+
+    def _comparable(self, op) -> bool:
+        """False for comparisons that int8 would spoil, or that end the process.
+
+        Equality means nothing between rounded numbers (x != x asks for NaN). The runtime aborts
+        on comparisons with a scale of 1 or more.
+        """
+        name = tflite.op_name(self.model, op)
+        if name in ("EQUAL", "NOT_EQUAL"):
+            return False
+        if name not in COMPARISONS or self.kind not in ("int8", "int16x8"):
+            return True
+        ranges = self.source.ranges("min-max")
+        for index in op.inputs:
+            tensor = self.graph.tensors[index]
+            values = tflite.constant(self.model, tensor)
+            low, high = ranges.get(tensor.name.decode(), (0, 0)) if values is None else (
+                float(values.min(initial=0)), float(values.max(initial=0)))
+            if max(high, 0) - min(low, 0) > 200:
+                return False
+        return True
 
     def _unbounded(self) -> set[int]:
         """Tensors without a usable range: infinite values, or never computed."""
@@ -286,7 +310,7 @@ class Job:
                     "precision": said, "why": f"{self.io} is too coarse for its values",
                     "cost": cost}
         graph, op = found
-        tensor = graph.tensors[op.outputs[0]].name.decode()
+        tensor = graph.tensors[[*op.outputs, *op.inputs][0]].name.decode()
         if searched:
             alone = search.alone.get(item)
             why = (f"{self.kind} here alone leaves {alone:.1f} dB"

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import tflite
+from ..child import Child, ChildDied
 from ..errors import TargetError, TfcompressError
 from . import calibrate, float16, plans, surgery
 
@@ -30,7 +32,8 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         payload: `float` (path of the float .tflite), `samples` (folder of samples, or None for
             seeded random ones), `targets` (list of `Target.to_dict()`), `out` (folder), `names`
             (`{"inputs": [...], "outputs": [...]}`, the signature's names in the order of the
-            samples), `strict` (a wider type is an error).
+            samples), `strict` (a wider type is an error), `isolate` (run every candidate in a
+            process of its own: slow, for a second try after a kernel ended this one).
         progress: Called with "target:<name>" before each target.
 
     Returns:
@@ -74,6 +77,8 @@ class Source:
     judged: set[str]
     macs: int
     progress: Callable
+    payload: dict
+    isolate: bool = False
     seconds: float = 0.0
     _extremes: dict | None = field(default=None, repr=False)
     _last: tuple | None = field(default=None, repr=False)  # the last file judged, and its SNR
@@ -93,10 +98,11 @@ class Source:
         if set(names) != set(inputs):
             raise TargetError(f"the float file's inputs are {inputs}, not {names}",
                               "convert the model again")
-        samples = calibrate.Samples(payload.get("samples"), names)
+        samples = calibrate.Samples(payload.get("samples"), {n: runner.inputs[n] for n in names})
         rows = samples.spread(ROWS if macs < plans.LARGE else ROWS // 3)
         reference = calibrate.outputs(model, samples, rows)
-        return cls(data, model, samples, rows, reference, judged, macs, progress)
+        return cls(data, model, samples, rows, reference, judged, macs, progress, payload,
+                   bool(payload.get("isolate")))
 
     def extremes(self) -> dict:
         """Smallest and largest value per tensor and sample; measured when first asked for."""
@@ -130,11 +136,26 @@ class Source:
         Integer outputs (class numbers, say) count only where there are no float ones.
         """
         if self._last is None or self._last[0] is not model:
-            found = calibrate.output_snr(
-                self.reference[:few], calibrate.outputs(model, self.samples, self.rows[:few]))
+            if self.isolate:
+                found = self._apart(model, self.rows[:few])
+            else:
+                found = calibrate.output_snr(
+                    self.reference[:few], calibrate.outputs(model, self.samples, self.rows[:few]))
             judged = {name: v for name, v in found.items() if name in self.judged}
             self._last = (model, judged or found)
         return self._last[1]
+
+    def _apart(self, model: bytes, rows: list[int]) -> dict[str, float]:
+        """The same in a process of its own, which a kernel may end."""
+        with tempfile.TemporaryDirectory() as folder, Child("trial") as child:
+            (Path(folder) / "trial.tflite").write_bytes(model)
+            try:
+                return child.call("compress.calibrate:evaluate", {
+                    "float": self.payload["float"], "file": str(Path(folder) / "trial.tflite"),
+                    "samples": self.payload.get("samples"), "names": self.samples.names,
+                    "rows": rows})["snr"]
+            except ChildDied:
+                return dict.fromkeys(self.reference[0], -math.inf)
 
 
 def _quantize(source: Source, target: dict, strict: bool) -> dict:

@@ -100,7 +100,7 @@ def save(function, folder: str | Path, model: Any = None) -> None:
     held = {id(v.handle): v for v in function.graph.variables}
     outer = [id(o) for o, _ in function.graph.captures]
     module.variables_ = [held[o] for o in outer if o in held]
-    module.tables_ = _tables(model)
+    module.tables_ = [t for t in _tables(model) if id(t.resource_handle) in outer]
     tf.saved_model.save(module, str(folder), {"serving_default": function})
     file = Path(folder) / "fingerprint.pb"
     if file.exists():  # it holds a random identifier beside the digests

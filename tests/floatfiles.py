@@ -89,6 +89,16 @@ class FloatFile:
     def add(self, x, values):
         return self.op("ADD", [x, self.constant(values)], self.shape(x), "Add")
 
+    def compare(self, kind, x, values):
+        out = self.op(kind, [x, self.constant(values)], self.shape(x), kind.capitalize())
+        self.graph.tensors[out].type = schema.TensorType.BOOL
+        return out
+
+    def select(self, condition, x):
+        """x where the condition holds, else 0."""
+        zeros = self.constant(np.zeros(self.shape(x), "f4"))
+        return self.op("SELECT_V2", [condition, x, zeros], self.shape(x), "SelectV2")
+
     def unary(self, kind, x):
         values = {"alpha": 0.2} if kind == "LEAKY_RELU" else {}
         return self.op(kind, [x], self.shape(x), OPTIONS.get(kind), **values)

@@ -203,15 +203,27 @@ def _left_shift(x, y, **_):
     return None if shift is None else x * tf.constant(2 ** shift.astype("int64"), x.dtype)
 
 
+def _length(size) -> int | None:
+    """The size of a bincount; where it follows the data, the bound given as min- or maxlength."""
+    known = static.value(size)
+    if known is not None:
+        return int(known)
+    op = getattr(size, "op", None)
+    if op is None or op.type not in ("Minimum", "Maximum"):
+        return None
+    bounds = [static.value(t) for t in op.inputs]
+    return next((int(b) for b in bounds if b is not None), None)
+
+
 def _dense_bincount(input, size, weights, binary_output=False, **_):
     """Counts as the sum of one-hot rows; values outside 0..size-1 count nowhere, as in TF."""
     import tensorflow as tf
 
-    size = static.value(size)
+    size = _length(size)
     if size is None:
         return None
     x, weights = tf.convert_to_tensor(input), tf.convert_to_tensor(weights)
-    hot = tf.cast(tf.equal(x[..., None], tf.range(int(size), dtype=x.dtype)), tf.float32)
+    hot = tf.cast(tf.equal(x[..., None], tf.range(size, dtype=x.dtype)), tf.float32)
     if weights.shape.num_elements():
         hot = hot * tf.cast(weights, tf.float32)[..., None]
     counts = tf.reduce_max(hot, -2) if binary_output else tf.reduce_sum(hot, -2)

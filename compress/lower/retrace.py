@@ -82,12 +82,22 @@ def _again(graph, op, inputs) -> list:
 
 
 def _call(graph, name: str, inputs) -> list:
+    import tensorflow as tf
     from tensorflow.python.framework import function_def_to_graph
 
-    definition = graph._get_function(name)
-    definition = getattr(definition, "cached_definition", None) or definition.definition
-    inner = function_def_to_graph.function_def_to_graph(definition)
+    # Outside of every graph TensorFlow knows all functions that were loaded.
+    with tf.init_scope():
+        inner = function_def_to_graph.function_def_to_graph(_definition(graph, name))
     return _emit(inner, inner.inputs, inputs, inner.outputs)
+
+
+def _definition(graph, name: str):
+    from tensorflow.python.eager import context
+
+    known = graph._get_function(name)
+    if known is None:
+        return context.context().get_function_def(name)
+    return getattr(known, "cached_definition", None) or known.definition
 
 
 def _operator(op, inputs) -> list:

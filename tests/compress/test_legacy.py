@@ -75,6 +75,7 @@ def test_keras2_files_become_keras3_models(name, ending, old, tmp_path):
     loaded = load.open_model(path)
     assert loaded.kind == "keras3", loaded.notes
     assert "Keras 2" in loaded.notes[0] and "equal" in loaded.notes[0]
+    assert ("l2_normalize" in " ".join(loaded.notes)) == (name == "functions")
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 20, (5, *s.shape[1:])).astype(s.dtype) if name == "recurrent" else
               rng.random((5, *s.shape[1:]), "float32") for s in loaded.inputs]

@@ -190,7 +190,32 @@ def test_without_samples_random_ones_are_used(tmp_path):
     target = targets.load("tflite-int8").to_dict()
     made = quantize.run({"float": str(path), "samples": None, "targets": [target],
                          "out": str(tmp_path), "names": {}}, nothing)
-    assert made["calibration"]["random"] and made["targets"]["tflite-int8"]["snr_db"] > 20
+    assert made["calibration"]["random"]
+    assert made["targets"]["tflite-int8"]["snr_db"] > 25
+    assert made["targets"]["tflite-int8"]["fallbacks"] == []
+
+
+def test_isolated_trials_judge_the_same(tmp_path):
+    path, samples = softmax_1000(tmp_path)
+    target = targets.load("tflite-int8").to_dict()
+    payload = {"float": str(path), "samples": samples, "targets": [target], "names": {}}
+    here = quantize.run(payload | {"out": str(tmp_path / "a")}, nothing)
+    apart = quantize.run(payload | {"out": str(tmp_path / "b"), "isolate": True}, nothing)
+    a, b = (made["targets"]["tflite-int8"] for made in (here, apart))
+    assert a["snr_db"] == pytest.approx(b["snr_db"]) and a["fallbacks"] == b["fallbacks"]
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_comparisons_of_large_numbers_do_not_abort(tmp_path, scale):
+    """The runtime ends the process on int8 comparisons with a scale of 1 or more."""
+    build = FloatFile()
+    x = build.input("x", (1, 16))
+    kept = build.select(build.compare("GREATER", x, np.full((1, 16), scale)), x)
+    path = build.save(tmp_path / "f.tflite", {"y": build.dense(kept, np.eye(16))})
+    rows = (np.random.default_rng(0).normal(size=(24, 16)) * scale * 10).astype("f4")
+    result = run(path, save_samples(tmp_path / "s", rows), tmp_path, "tflite-int8")["tflite-int8"]
+    assert ("GREATER" in {f["op"] for f in result["fallbacks"]}) == (scale > 1)
+    assert result["snr_db"] > 20
 
 
 def test_bad_input(tmp_path):
@@ -224,7 +249,7 @@ def test_ranges_of_calibration(tmp_path):
     build = FloatFile()
     path = build.save(tmp_path / "f.tflite", {"y": build.unary("ABS", build.input("x", (1, 3)))})
     rows = np.array([[1, -2, 3], [0, 5, -7]], "f4")
-    samples = calibrate.Samples(save_samples(tmp_path / "s", rows), ["x"])
+    samples = calibrate.Samples(save_samples(tmp_path / "s", rows), {"x": None})
     found = calibrate.calibrate(path.read_bytes(), samples)
     np.testing.assert_allclose(found["x"], [[-2, 3], [-7, 5]])
     np.testing.assert_allclose(found["y"], [[1, 3], [0, 7]])
