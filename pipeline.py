@@ -22,6 +22,7 @@ from typing import Any
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
 from .benchmark import environment, latency, report, verdict
+from .benchmark.tasks import METRICS
 from .child import Child
 from .compress import scan
 from .errors import DataError, TfcompressError, UsageError
@@ -184,6 +185,8 @@ def _check(options: Options, chosen: list[Target]) -> None:
             f"unknown normalization {options.normalize!r}",
             f"use one of: {', '.join(data.NORMALIZATIONS)}",
         )
+    if options.metric and options.metric not in METRICS:
+        raise UsageError(f"unknown metric {options.metric!r}", f"use one of: {', '.join(METRICS)}")
     if options.max_drop is not None and options.data in (None, "random"):
         raise UsageError("--max-drop needs real data to judge by", "give --data")
     if options.labels and not Path(options.labels).is_file():
@@ -206,7 +209,8 @@ class _Run:
         except BaseException:
             self.steps.close()  # so that the pool's threads, which wait for children, end
             raise
-        speeds = self.measure(made, sampled)
+        whole = {row.target for row in rows if row.status == "ok"}
+        speeds = self.measure({k: v for k, v in made.items() if k in whole}, sampled)
         rows = [
             dataclasses.replace(r, measurements=(*r.measurements, *speeds.get(r.target, ())))
             for r in rows
@@ -287,6 +291,8 @@ class _Run:
                 if target.name in failed:
                     raise failed[target.name]
                 rows.append(jobs[target.name].result())
+            except (DataError, UsageError):
+                raise  # what is wrong with the data or the metric is so for every target
             except TfcompressError as error:
                 rows.append(Row(target.name, "failed", error=error.to_dict()))
         return rows

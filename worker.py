@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from . import data
 from .artifact import Measurement, TensorSpec
 from .child import Progress
-from .errors import TargetError
+from .errors import DataError, TargetError, TfcompressError
 
 _state: dict = {}
 
@@ -115,7 +116,7 @@ def time_source(payload: dict, progress: Progress) -> dict:
     progress(None, "timing the source model")
     one = [np.asarray(a[:1]) for a in _samples(payload["samples"])]
     loaded = _state["loaded"]
-    load.call(loaded, one)
+    _outputs(one)
     times, start = [], time.perf_counter()
     while len(times) < 5 or (len(times) < 100 and time.perf_counter() - start < payload["seconds"]):
         before = time.perf_counter_ns()
@@ -139,7 +140,7 @@ def reference(payload: dict, progress: Progress) -> dict:
     for start in range(0, rows, batch):
         stop = min(start + batch, rows)
         progress(start / rows, "running the source model")
-        results = load.call(loaded, [np.asarray(a[start:stop]) for a in arrays])
+        results = _outputs([np.asarray(a[start:stop]) for a in arrays])
         for i, result in enumerate(results):
             result = np.asarray(result)
             if start == 0:
@@ -151,6 +152,29 @@ def reference(payload: dict, progress: Progress) -> dict:
     for file in files:
         file.flush()
     return {"rows": rows, "finite": "not finite" not in _state}
+
+
+def _outputs(arrays: list) -> list:
+    """The source model on the user's data; what TensorFlow rejects is an error in the data."""
+    from .compress import load
+
+    loaded = _state["loaded"]
+    try:
+        return load.call(loaded, arrays)
+    except TfcompressError:
+        raise
+    except Exception as error:
+        text = " ".join(str(getattr(error, "message", error)).split())
+        if found := re.search(r"= (-?\d+) is not in \[0, (\d+)\)", text):
+            raise DataError(
+                f"the data hold the index {found[1]}; an Embedding of the model takes 0 to "
+                f"{int(found[2]) - 1}",
+                "encode the data with the vocabulary of training",
+            ) from error
+        raise DataError(
+            f"the model cannot be run on the data: {text[:200]}",
+            "give data like those of training; --debug shows more",
+        ) from error
 
 
 def _samples(folder: str) -> list:

@@ -20,7 +20,7 @@ from pathlib import Path
 from .. import tflite
 from ..child import Child, ChildDied
 from ..errors import TargetError, TfcompressError
-from . import calibrate, float16, plans, surgery
+from . import calibrate, float16, plans, rewrite, surgery
 
 ROWS = 12  # calibration rows on which precision is decided
 
@@ -88,7 +88,7 @@ class Source:
         parsed = tflite.load(payload["float"])
         data = Path(payload["float"]).read_bytes()
         macs = sum(tflite.macs(parsed, g, op) for g in parsed.subgraphs for op in g.operators)
-        surgery.rewrite(parsed)
+        rewrite.rewrite(parsed)
         surgery.unique_names(parsed)
         model = tflite.dump(parsed)
         runner = calibrate.Runner(model)

@@ -139,33 +139,6 @@ def unique_names(model) -> None:
             tensor.name = tensor_name
 
 
-def rewrite(model) -> None:
-    """Exact changes of a float file that leave more of it to integer kernels.
-
-    An AVERAGE_POOL_2D over the whole image becomes MEAN, whose int8 output has a scale of its own
-    (a pool's has that of its input, too coarse for averages); NEG and SQUARE become MUL.
-    """
-    edit = Editor(model)
-    for op in list(edit.graph.operators):
-        kind = edit.kind(op)
-        if kind == "AVERAGE_POOL_2D" and _is_global(edit, op):
-            options = edit.schema.ReducerOptionsT()
-            options.keepDims = True
-            edit.become(op, "MEAN", [op.inputs[0], edit.add_constant("axes", "int32", [1, 2])],
-                        "ReducerOptions", options)
-        elif kind in ("NEG", "SQUARE") and edit.dtype(op.inputs[0]) == "float32":
-            other = (op.inputs[0] if kind == "SQUARE"
-                     else edit.add_constant("minus_one", "float32", [-1.0]))
-            edit.become(op, "MUL", [op.inputs[0], other], "MulOptions",
-                        edit.schema.MulOptionsT())
-
-
-def _is_global(edit: Editor, op) -> bool:
-    options, shape = op.builtinOptions, edit.graph.tensors[op.inputs[0]].shape
-    return (options.fusedActivationFunction == 0 and options.padding == 1
-            and [options.filterHeight, options.filterWidth] == [int(n) for n in shape[1:3]])
-
-
 def limits(low: float, high: float, dtype: str) -> tuple[float, int]:
     """Scale and zero point of a range for an integer type; int16 is symmetric."""
     low, high = min(float(low), 0.0), max(float(high), 0.0)

@@ -82,6 +82,7 @@ def test_targets_lists_each_with_what_it_is_for():
         (["shrink", "MODEL", "--data", "nowhere.npz"], 4, "nowhere.npz", ""),
         (["shrink", "MODEL", "--data", "random", "--samples", "0"], 2, "samples", ""),
         (["shrink", "MODEL", "--data", "random", "--normalize", "0-1"], 2, "0-1", "0..1"),
+        (["shrink", "MODEL", "--data", "random", "--metric", "f1"], 2, "f1", "accuracy"),
         (["shrink", "MODEL", "--data", "random", "--max-drop", "0.1"], 2, "--max-drop", "--data"),
         (["shrink", "MODEL", "--target", "keras", "--labels", "nowhere.txt"], 2, "nowhere.txt", ""),
         (["report", "nowhere"], 2, "nowhere", ""),

@@ -12,9 +12,15 @@ import zlib
 
 # What TFLite cannot express at all, and why.
 IMPOSSIBLE = {
-    "string_lookup": "TFLite has no string comparison",
-    "text_vectorization": "TFLite has no string splitting",
-    "hashing_string": "TFLite has no string hashing",
+    "text_vectorization": "TFLite cannot split strings",
+    "hashing_int": "the hash is of the number's decimal text",
+    "hashed_crossing": "the hash is of the numbers' decimal texts",
+    "op_inv": "TFLite has no linear algebra beyond products",
+    "op_det": "TFLite has no linear algebra beyond products",
+    "op_cholesky": "TFLite has no linear algebra beyond products",
+    "op_solve": "TFLite has no linear algebra beyond products",
+    "op_affine": "TFLite has no projective image transform",
+    "clahe": "grey levels on the edge of a histogram bin fall to either side by a rounding",
 }
 
 
@@ -88,6 +94,12 @@ def models() -> dict:
     z["conv2d_transpose_dilated"] = image(L.Conv2DTranspose(5, 3, dilation_rate=2))
     z["conv3d_transpose"] = volume(L.Conv3DTranspose(4, 3, strides=2, padding="same"))
     z["conv3d_transpose_valid"] = volume(L.Conv3DTranspose(4, 3, strides=1))
+
+    z["depthwise2d_strided_dilated"] = image(L.DepthwiseConv2D(
+        3, strides=2, dilation_rate=2, padding="same"))
+    z["separable2d_dilated"] = image(L.SeparableConv2D(5, 3, dilation_rate=2))
+    z["conv2d_valid_strides3"] = image(L.Conv2D(5, (2, 4), strides=(3, 1), use_bias=False))
+    z["text_cnn"] = words(L.Conv1D(8, 3, activation="relu"), L.GlobalMaxPooling1D(), L.Dense(2))
 
     # Pooling, reshaping
     for d, make in ((1, steps), (2, image), (3, volume)):
@@ -173,6 +185,19 @@ def models() -> dict:
     z["time_distributed"] = lambda: seq((4, 8, 8, 3), L.TimeDistributed(L.Conv2D(4, 3)),
                                         L.TimeDistributed(L.GlobalAveragePooling2D()), L.LSTM(4))
 
+    for merge in ("sum", "mul", "ave"):
+        z[f"bidirectional_{merge}"] = lambda merge=merge: seq(
+            (15, 4), L.Bidirectional(L.GRU(3, return_sequences=True), merge_mode=merge))
+    z["bidirectional_none"] = lambda: fun((6, 4), lambda x: list(
+        L.Bidirectional(L.LSTM(3), merge_mode=None)(x)))
+    z["convlstm2d_backwards"] = lambda: seq(
+        (4, 6, 6, 2), L.ConvLSTM2D(3, 3, padding="same", go_backwards=True, return_sequences=True))
+    z["time_distributed_dense"] = steps(L.TimeDistributed(L.Dense(3, activation="relu")))
+    z["crnn"] = lambda: seq((16, 24, 1), L.Conv2D(4, 3, padding="same", activation="relu"),
+                            L.MaxPooling2D(), L.Permute((2, 1, 3)), L.Reshape((12, 32)),
+                            L.Bidirectional(L.LSTM(6, return_sequences=True)),
+                            L.Dense(5, activation="softmax"))
+
     # Embedding, attention
     z["embedding"] = words(L.GlobalAveragePooling1D(), L.Dense(3))
     z["embedding_masked_mean"] = words(L.GlobalAveragePooling1D(), L.Dense(3), mask_zero=True)
@@ -217,6 +242,12 @@ def models() -> dict:
     z["softmax_masked"] = lambda: fun([(6, 6), (6, 6)], lambda x, m: L.Softmax()(x, mask=m),
                                       dtype=["float32", "bool"])
 
+    z["mha_sliding"] = lambda: fun((9, 8), lambda x: L.MultiHeadAttention(
+        2, 4, sliding_window=3)(x, x))
+    z["mha_gated"] = lambda: fun((6, 8), lambda x: L.MultiHeadAttention(2, 4, use_gate=True)(x, x))
+    z["additive_attention_masked"] = lambda: fun((8,), lambda t: L.AdditiveAttention()(
+        [L.Embedding(20, 8, mask_zero=True)(t)] * 2), dtype="int32")
+
     def block(x, causal):
         a = L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=causal)
         x = L.LayerNormalization()(L.Add()([x, a]))
@@ -258,6 +289,10 @@ def models() -> dict:
     z["hashing_int"] = lambda: seq((4,), L.Hashing(5), dtype="int32")
     z["hashed_crossing"] = lambda: fun([(1,), (1,)], lambda a, b: L.HashedCrossing(5)((a, b)),
                                        dtype="int32")
+    z["text_vectorization"] = lambda: seq((1,), L.TextVectorization(
+        vocabulary=["a", "b"], output_sequence_length=4), dtype="string")
+    z["pipeline"] = lambda: seq((8, 8, 3), L.Pipeline([L.Rescaling(1 / 255), L.RandomFlip()]),
+                                L.Conv2D(3, 3))
     z["string_lookup"] = lambda: seq((2,), L.StringLookup(vocabulary=["a", "b"]), dtype="string")
     for mode in ("bilinear", "nearest", "bicubic", "lanczos3", "lanczos5"):
         z[f"resizing_{mode}"] = image(L.Resizing(9, 17, interpolation=mode))
@@ -424,8 +459,6 @@ def _op_models(dense_then, fun, L, ops, np) -> dict:
     z["op_while"] = lambda: fun((4,), lambda x: ops.fori_loop(0, 3, lambda i, v: v * 1.1, x))
     z["op_scan"] = lambda: fun((5, 4), lambda x: ops.scan(
         lambda c, t: (c + t, c * t), ops.zeros((4,)), x[0])[1])
-    z["op_cond"] = lambda: fun((4,), lambda x: ops.cond(
-        ops.sum(x) > 0, lambda: x * 2, lambda: x - 1))
     return z
 
 
@@ -506,6 +539,14 @@ def _topologies(seq, fun, L, ops, keras) -> dict:
                                  shape=(6, 5))
     z["pure_float16"] = one_policy("float16", lambda: L.Dense(4, activation="relu"),
                                    lambda: L.Dense(2), shape=(6,))
+    def quantized(mode):
+        def build():
+            model = seq((32,), L.Dense(32, activation="relu"), L.Dense(4))
+            model.quantize(mode)
+            return model
+        return build
+
+    z["keras_int8"], z["keras_int4"] = quantized("int8"), quantized("int4")
     z["multi_output"] = lambda: fun((8,), lambda x: [L.Dense(2)(x), L.Dense(3)(x)])
     z["output_is_input"] = lambda: fun((8,), lambda x: [x, L.Dense(3)(x)])
     z["output_twice"] = lambda: fun((8,), lambda x: [x + 1.0] * 2)

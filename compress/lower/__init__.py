@@ -10,6 +10,7 @@ seen from further above (masked softmax, recurrent layers, number types) is repl
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 from . import attention, integers, keras_functions, operators, recurrent
@@ -21,15 +22,19 @@ __all__ = ["Record", "Retraced", "all_layers", "float32", "lowering"]
 class Record:
     """What was rewritten, why, and in which layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, model=None) -> None:
         self._found: dict[tuple[str, str], list[str]] = {}
+        self._names = {x.name for x in all_layers(model) if not getattr(x, "layers", None)}
 
     def add(self, what: str, why: str) -> None:
         import tensorflow as tf
 
-        scope = tf.compat.v1.get_default_graph().get_name_scope().split("/")
-        layer = next((s for s in scope[1:2] or scope), "")
         layers = self._found.setdefault((what, why), [])
+        scope = tf.compat.v1.get_default_graph().get_name_scope().split("/")
+        # A layer's scope is its name, with a number behind it from the second trace on.
+        plain = [re.sub(r"_\d+$", "", part) for part in scope]
+        names = [n for both in zip(scope, plain, strict=True) for n in both if n in self._names]
+        layer = names[0] if names else next((s for s in scope[1:2] if s), "")
         if layer and layer not in layers:
             layers.append(layer)
 
@@ -53,7 +58,7 @@ def lowering(model, rnn: str = "auto", fuse: bool = True) -> Iterator[list[dict]
     Yields:
         A list that is filled, when the context ends, with `{"what", "why", "layers"}`.
     """
-    record = Record()
+    record = Record(model)
     rewrites: list[dict] = []
     patches = [*operators.patches(record, fuse), *keras_functions.patches(record),
                *integers.patches(record), *attention.patches(record),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import static
+
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
 BRANCHES = ("If", "StatelessIf")
@@ -71,14 +73,36 @@ def _again(graph, op, inputs) -> list:
         condition, body = op.get_attr("cond").name, op.get_attr("body").name
         return tf.nest.flatten(tf.while_loop(
             lambda *state: tf.reshape(_call(graph, condition, list(state))[0], []),
-            lambda *state: _call(graph, body, list(state)), inputs,
-            maximum_iterations=None))
+            lambda *state: _like(state, _call(graph, body, list(state))), inputs))
     if op.type in BRANCHES:
         yes, no = op.get_attr("then_branch").name, op.get_attr("else_branch").name
         return tf.nest.flatten(tf.cond(
             tf.reshape(inputs[0], []), lambda: _call(graph, yes, inputs[1:]),
             lambda: _call(graph, no, inputs[1:])))
+    if op.type.startswith("TensorList"):
+        names = [arg.name for arg in op.op_def.input_arg]
+        inputs = [_one_sample(t) if name == "element_shape" else t
+                  for name, t in zip(names, inputs, strict=True)]
     return _operator(op, inputs)
+
+
+def _one_sample(shape):
+    """The shape of a list's elements with batch 1 where it was free when the model was saved."""
+    import numpy as np
+    import tensorflow as tf
+
+    known = static.value(shape)
+    if known is None or np.count_nonzero(known == -1) != 1:
+        return shape
+    return tf.constant(np.where(known == -1, 1, known).astype(known.dtype))
+
+
+def _like(state, results) -> list:
+    """A loop's variables keep their shapes, which what is read from tensor lists lacks."""
+    for before, after in zip(state, results, strict=True):
+        if after.shape.is_compatible_with(before.shape):
+            after.set_shape(before.shape)
+    return results
 
 
 def _call(graph, name: str, inputs) -> list:

@@ -8,7 +8,7 @@ import pytest
 from floatfiles import FloatFile
 
 from tfcompress import targets, tflite
-from tfcompress.compress import calibrate, quantize, recipes, surgery
+from tfcompress.compress import calibrate, quantize, recipes, rewrite
 from tfcompress.errors import DataError, ModelError
 
 
@@ -139,7 +139,7 @@ def test_global_pool_keeps_its_own_scale(tmp_path):
     x = build.pool(build.conv(x, rng.normal(size=(4, 3, 3, 4))), 8)
     path = build.save(tmp_path / "f.tflite", {"y": x})
     parsed = tflite.load(path)
-    surgery.rewrite(parsed)
+    rewrite.rewrite(parsed)
     row = {"x": rng.normal(size=(1, 8, 8, 4)).astype("f4")}
     before = calibrate.Runner(path.read_bytes()).run(row)["y"]
     after = calibrate.Runner(tflite.dump(parsed)).run(row)["y"]
