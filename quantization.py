@@ -22,6 +22,7 @@ class Quantization:
         self.made: dict[str, tuple[Path, dict]] = {}
         self.failed: dict[str, TfcompressError] = {}
         self._results: dict[str, dict] = {}
+        self._alone: str | None = None
 
     def make(self, float_file: Path, sampled: Path | None, info: dict) -> Quantization:
         """Fill `made` (path and step record by target) and `failed` (error by target)."""
@@ -65,8 +66,15 @@ class Quantization:
         return result | {"digest_out": store.file_digest(file)}
 
     def _call(self, float_file, samples, info, labels) -> None:
-        """One call for every target that has no result yet."""
-        waiting = [t for t in self.targets if t.name not in self.made | self.failed]
+        """One call for every target that has no result yet.
+
+        When the process dies, the target it was at is tried once more, alone and with every
+        attempt in a process of its own; if that dies too, it has failed.
+        """
+        done = self.made | self.failed | self._results
+        waiting = [t for t in self.targets if t.name not in done]
+        if self._alone:
+            waiting = [t for t in waiting if t.name == self._alone]
         current = [waiting[0].name]
 
         def watch(fraction, text):
@@ -85,6 +93,7 @@ class Quantization:
                     "out": tempfile.mkdtemp(dir=self.run.scratch),
                     "names": names(info),
                     "strict": self.run.options.strict,
+                    "isolate": self._alone is not None,
                     "seed": self.run.options.seed,
                     "labels": labels,
                     "normalization": mean_std
@@ -99,8 +108,12 @@ class Quantization:
                 watch,
             )["targets"]
         except ChildDied as error:
-            self.failed[current[0]] = error
             self.child = self.run.child("quantization")
+            if self._alone:
+                self.failed[current[0]] = error
+            self._alone = None if self._alone else current[0]
+        else:
+            self._alone = None
 
     def _labels(self, info: dict) -> list[str] | None:
         if self.run.options.labels:

@@ -10,6 +10,7 @@ import gzip
 import importlib
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _state: dict = {}
 def open_source(payload: dict, progress: Progress) -> dict:
     """Load the model and say what it is."""
     progress(None, "loading TensorFlow")
+    _import_keras()
     from .compress import load
 
     progress(None, "reading the model")
@@ -46,6 +48,19 @@ def open_source(payload: dict, progress: Progress) -> dict:
         "parameters": _parameters(loaded.model),
         "vocabulary": _vocabulary(loaded),
     }
+
+
+def _import_keras() -> None:
+    """Keras imports scikit-learn where it is installed, which takes seconds; nothing here needs it.
+
+    Afterwards it can be imported again, by the user's own modules.
+    """
+    hidden = "sklearn" not in sys.modules
+    if hidden:
+        sys.modules["sklearn"] = None
+    importlib.import_module("keras")
+    if hidden:
+        del sys.modules["sklearn"]
 
 
 def _optimizer(path: Path) -> list[str]:
@@ -131,9 +146,7 @@ def reference(payload: dict, progress: Progress) -> dict:
     import numpy as np
     from numpy.lib.format import open_memmap
 
-    from .compress import load
-
-    loaded, rows, out = _state["loaded"], payload["rows"], Path(payload["out"])
+    rows, out = payload["rows"], Path(payload["out"])
     arrays = _samples(payload["samples"])
     files: list = []
     batch = payload["batch"]

@@ -89,6 +89,9 @@ class FloatFile:
     def add(self, x, values):
         return self.op("ADD", [x, self.constant(values)], self.shape(x), "Add")
 
+    def add_tensors(self, a, b):
+        return self.op("ADD", [a, b], self.shape(a), "Add")
+
     def compare(self, kind, x, values):
         out = self.op(kind, [x, self.constant(values)], self.shape(x), kind.capitalize())
         self.graph.tensors[out].type = schema.TensorType.BOOL
@@ -98,6 +101,15 @@ class FloatFile:
         """x where the condition holds, else 0."""
         zeros = self.constant(np.zeros(self.shape(x), "f4"))
         return self.op("SELECT_V2", [condition, x, zeros], self.shape(x), "SelectV2")
+
+    def split(self, x, count):
+        """Equal parts of the last axis."""
+        *shape, last = self.shape(x)
+        axis = self.tensor([], f"axis_{self.count}", np.array(len(shape), "i4"), "INT32")
+        first = self.op("SPLIT", [axis, x], [*shape, last // count], "Split", numSplits=count)
+        parts = [first, *(self.tensor([*shape, last // count]) for _ in range(count - 1))]
+        self.graph.operators[-1].outputs = parts
+        return parts
 
     def unary(self, kind, x):
         values = {"alpha": 0.2} if kind == "LEAKY_RELU" else {}

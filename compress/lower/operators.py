@@ -280,6 +280,18 @@ def _rgb_to_hsv(images, **_):
     return tf.concat([hue, saturation, value], -1)
 
 
+def _integer_matmul(x, y, Tout=None, adj_x=False, adj_y=False, **_):  # the operator's own names
+    """Keras's int8 layers multiply integers; as floats that is exact up to sums of 2^24."""
+    import tensorflow as tf
+
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    if not x.dtype.is_integer or x.dtype.size > 1:
+        return None
+    product = tf.matmul(tf.cast(x, tf.float32), tf.cast(y, tf.float32), adjoint_a=adj_x,
+                        adjoint_b=adj_y)
+    return tf.cast(tf.round(product), Tout or tf.int32)
+
+
 def _sinh(tf, x):
     return (tf.exp(x) - tf.exp(-x)) * 0.5
 
@@ -301,6 +313,7 @@ RULES: dict[str, Callable] = {
     "Atanh": _of_x(lambda tf, x: 0.5 * tf.math.log((1.0 + x) / (1.0 - x))),
     "Cumprod": _cumprod,
     "Cross": _cross,
+    "BatchMatMulV3": _integer_matmul,
     "MatrixDiagPartV3": _diagonal,
     "BitwiseAnd": _bit_and,
     "BitwiseOr": _bit_or,

@@ -7,6 +7,7 @@ their shapes. Adding every operator once more to a new graph infers static shape
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from . import static
@@ -34,11 +35,22 @@ class Retraced:
         names = [t.op.name for t in function.inputs[:len(function.inputs)
                                                      - len(function.captured_inputs)]]
         given = {_plain(k): v for k, v in tensors.items()}
-        feeds = [given[_plain(n)] for n in names] + list(function.captured_inputs)
+        held = {}
+        for variable in function.graph.variables:
+            tf.compat.v1.get_default_graph().watch_variable(variable)  # the new graph owns them
+            held[id(variable.handle)] = Held(variable.handle, tf.convert_to_tensor(variable))
+        captured = [held.get(id(c), c) for c in function.captured_inputs]
+        feeds = [given[_plain(n)] for n in names] + captured
         outputs = _emit(function.graph, function.inputs, feeds, function.outputs)
-        for variable in function.graph.variables:  # else the new graph would not own them
-            tf.compat.v1.get_default_graph().watch_variable(variable)
         return tf.nest.pack_sequence_as(self.structured_outputs, outputs, expand_composites=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A variable that was read once, before any loop: inside one it could not be a constant."""
+
+    handle: Any
+    value: Any
 
 
 def _plain(name: str) -> str:
@@ -70,20 +82,43 @@ def _again(graph, op, inputs) -> list:
     if op.type in CALLS:
         return _call(graph, op.get_attr("f").name, inputs)
     if op.type in LOOPS:
-        condition, body = op.get_attr("cond").name, op.get_attr("body").name
-        return tf.nest.flatten(tf.while_loop(
-            lambda *state: tf.reshape(_call(graph, condition, list(state))[0], []),
-            lambda *state: _like(state, _call(graph, body, list(state))), inputs))
+        return _loop(graph, op, inputs)
     if op.type in BRANCHES:
         yes, no = op.get_attr("then_branch").name, op.get_attr("else_branch").name
         return tf.nest.flatten(tf.cond(
-            tf.reshape(inputs[0], []), lambda: _call(graph, yes, inputs[1:]),
+            tf.cast(tf.reshape(inputs[0], []), tf.bool), lambda: _call(graph, yes, inputs[1:]),
             lambda: _call(graph, no, inputs[1:])))
     if op.type.startswith("TensorList"):
         names = [arg.name for arg in op.op_def.input_arg]
         inputs = [_one_sample(t) if name == "element_shape" else t
                   for name, t in zip(names, inputs, strict=True)]
-    return _operator(op, inputs)
+    if inputs and isinstance(inputs[0], Held):
+        if op.type == "ReadVariableOp":
+            return [inputs[0].value]
+        if op.type == "Identity":
+            return inputs
+        if op.type == "ResourceGather":
+            return [tf.gather(inputs[0].value, inputs[1], batch_dims=op.get_attr("batch_dims"))]
+    return _operator(op, [t.handle if isinstance(t, Held) else t for t in inputs])
+
+
+def _loop(graph, op, inputs) -> list:
+    import tensorflow as tf
+
+    condition, body = op.get_attr("cond").name, op.get_attr("body").name
+    moving = [i for i, t in enumerate(inputs) if not isinstance(t, Held)]
+
+    def whole(state) -> list:
+        state = iter(state)
+        return [t if isinstance(t, Held) else next(state) for t in inputs]
+
+    def step(*state):
+        results = _call(graph, body, whole(state))
+        return _like(state, [results[i] for i in moving])
+
+    last = tf.while_loop(lambda *state: tf.reshape(_call(graph, condition, whole(state))[0], []),
+                         step, [inputs[i] for i in moving])
+    return whole(tf.nest.flatten(last))
 
 
 def _one_sample(shape):

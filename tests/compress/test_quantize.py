@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from floatfiles import FloatFile
 
 from tfcompress import targets, tflite
@@ -145,6 +146,30 @@ def test_global_pool_keeps_its_own_scale(tmp_path):
     after = calibrate.Runner(tflite.dump(parsed)).run(row)["y"]
     assert tflite.describe(tflite.dump(parsed))["histogram"] == {"CONV_2D": 1, "MEAN": 1}
     np.testing.assert_allclose(before.ravel(), after.ravel(), atol=1e-5)
+
+
+def test_split_with_an_unread_part(tmp_path):
+    """The runtime prepares no int8 SPLIT with a part that nobody reads; slices do the same."""
+    rng = np.random.default_rng(0)
+    build = FloatFile()
+    x = build.dense(build.input("x", (1, 8)), rng.normal(size=(12, 8)))
+    first, _, third = build.split(x, 3)
+    y = build.add_tensors(build.unary("ABS", first), third)
+    path = build.save(tmp_path / "f.tflite", {"y": y})
+    samples = save_samples(tmp_path / "s", rng.normal(size=(24, 8)).astype("f4"))
+    result = run(path, samples, tmp_path, "tflite-int8")["tflite-int8"]
+    assert result["fallbacks"] == [] and result["snr_db"] > 25
+    assert tflite.describe(result["path"])["histogram"]["STRIDED_SLICE"] == 2
+
+
+def test_recurrent_kernel_gets_int8_weights(tmp_path):
+    """UNIDIRECTIONAL_SEQUENCE_LSTM is not AEQ's; its weights are stored in int8 all the same."""
+    path = ROOT / "tests" / "data" / "lstm.tflite"
+    made = run(path, None, tmp_path, "tflite-dynamic")["tflite-dynamic"]
+    (op,) = [op for op in tflite.describe(made["path"])["subgraphs"][0]["ops"]
+             if op["op"] == "UNIDIRECTIONAL_SEQUENCE_LSTM"]
+    assert made["snr_db"] > 20
+    assert {t["dtype"] for t in op["inputs"] if t["constant"] and len(t["shape"]) == 2} == {"int8"}
 
 
 @pytest.mark.parametrize("kind", ["LEAKY_RELU", "ELU", "EXP", "ABS", "NEG", "SQUARE", "RELU6"])

@@ -164,3 +164,24 @@ def test_augmentation_is_off_and_the_bytes_are_the_same(convert):
     run = runner(first)
     name = next(iter(run.get_input_details()))
     np.testing.assert_allclose(run(**{name: x})["output_0"], model(x, training=False), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_saved_models_signature_is_rewritten_too(convert, tmp_path):
+    """Traced long ago with a free batch: without tracing anew the converter refuses the loop."""
+    import keras
+    import tensorflow as tf
+
+    model = keras.Sequential([
+        keras.Input((9,), dtype="int32"), keras.layers.Embedding(20, 4, mask_zero=True),
+        keras.layers.LSTM(5), keras.layers.Dense(3, activation="softsign")])
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    signature = loaded.signatures["serving_default"]
+    name = next(iter(signature.structured_input_signature[1]))
+    ids = np.array([[3, 1, 4, 1, 5, 0, 0, 0, 0]], "int32")
+    result, path = convert(signature, [TensorSpec(name, (1, 9), "int32")],
+                           [TensorSpec("output_0", (1, 3), "float32")])
+    assert result["route"] == "lowered"
+    assert "Softsign" in [r["what"] for r in result["rewrites"]]
+    np.testing.assert_allclose(runner(path)(**{name: ids})["output_0"], model(ids), atol=1e-6)
