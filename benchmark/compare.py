@@ -8,19 +8,28 @@ are called in a child process.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import store
 from ..artifact import Measurement
+from ..child import Child
 from ..errors import DataError, ModelError
 from . import metrics, tasks
+from .environment import cores
 from .locate import locate  # noqa: F401  (called as benchmark.compare:locate)
 from .runtimes import open_arrays, open_session
 
 Array = Any  # numpy.ndarray
 BATCH = 32
 BATCH_BYTES = 64 << 20
+LARGE = 64 << 20  # bytes; a file or outputs beyond it are not given to several processes
+WORTH_SECONDS = 4.0  # of work; below it, sharing costs more than it saves
 COLLAPSE_SNR_DB = 10.0
 COLLAPSE_AGREEMENT = 0.8
 COLLAPSE_DROP = 0.05
@@ -61,17 +70,84 @@ def run(payload: dict, progress) -> dict:
                               payload.get("metric"))
     tally = _Tally(data, task)
     step = _batch(data.inputs)
-    for start in range(0, data.count, step):
-        rows = slice(start, min(start + step, data.count))
-        outputs = session.run([a[rows] for a in data.inputs])
-        tally.add(rows, outputs)
-        progress(rows.stop / data.count, f"{rows.stop} of {data.count} samples")
+    with _Helpers(session, data, payload) as helpers:
+        for start in range(0, helpers.start, step):
+            rows = slice(start, min(start + step, helpers.start))
+            tally.add(rows, session.run([a[rows] for a in data.inputs]))
+            progress(rows.stop / helpers.start, f"{rows.stop} of {helpers.start} samples")
+        for first, made in helpers.results():
+            for at in range(0, len(made[0]), step):
+                rows = slice(first + at, first + min(at + step, len(made[0])))
+                tally.add(rows, [m[at:at + step] for m in made])
     names = (payload["names"] or {}).get("outputs") or [s["name"] for s in session.outputs]
     found, findings, judged = tally.result(names)
     if data.random:
         found = [Measurement(m.name, m.unit, m.values, _join("random data", m.note)) for m in found]
     return {"measurements": [m.to_dict() for m in found], "findings": findings + misfit,
             "task": judged, "io": {"inputs": session.inputs, "outputs": session.outputs}}
+
+
+def outputs(payload: dict, progress) -> dict:
+    """Run an artifact over the rows `start` to `stop` and write `<i>.npy` into `out`."""
+    import numpy as np
+
+    data = open_arrays(Path(payload["samples"]) / "inputs")
+    session = open_session(payload["artifact"], payload["runtime"], 1, payload["names"])
+    step = _batch(data)
+    parts = [session.run([a[at:min(at + step, payload["stop"])] for a in data])
+             for at in range(payload["start"], payload["stop"], step)]
+    for i, column in enumerate(zip(*parts, strict=True)):
+        np.save(Path(payload["out"]) / f"{i}.npy", np.concatenate(column))
+    return {}
+
+
+class _Helpers:
+    """Other processes that run a slow artifact on the last rows, while this one runs the first.
+
+    Some kernels (int16x8's on x86) run on one thread whatever they are given, and the interpreter
+    holds Python's lock, so only processes use the other cores.
+
+    Attributes:
+        start: The first row that this process need not run.
+    """
+
+    def __init__(self, session, data: _Data, payload: dict):
+        self.start, self._stack, self._jobs = data.count, ExitStack(), []
+        count = self._count(session, data, Path(payload["artifact"]))
+        cuts = [data.count * i // (count + 1) for i in range(1, count + 2)]
+        self.start = cuts[0]
+        pool = self._stack.enter_context(ThreadPoolExecutor(max(count, 1)))
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            out = self._stack.enter_context(TemporaryDirectory(prefix="tfcompress-"))
+            child = self._stack.enter_context(Child("comparison"))
+            told = {k: payload[k] for k in ("artifact", "runtime", "names", "samples")}
+            told |= {"start": start, "stop": stop, "out": out}
+            job = pool.submit(child.call, "benchmark.compare:outputs", told)
+            self._jobs.append((start, out, job))
+
+    def _count(self, session, data: _Data, path: Path) -> int:
+        if path.suffix != ".tflite" or path.stat().st_size > LARGE:
+            return 0
+        if sum(r[:1].size for r in data.reference) * 4 * data.count > LARGE:
+            return 0
+        rows = [a[:1] for a in data.inputs]
+        session.run(rows)
+        start = time.perf_counter()
+        session.run(rows)
+        seconds = (time.perf_counter() - start) * data.count
+        return min(cores(), 4, data.count) - 1 if seconds > WORTH_SECONDS else 0
+
+    def results(self) -> Iterator[tuple[int, list[Array]]]:
+        """The first row of each share, and the outputs for it."""
+        for start, out, job in self._jobs:
+            job.result()
+            yield start, open_arrays(Path(out))
+
+    def __enter__(self) -> _Helpers:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stack.close()
 
 
 class _Data:

@@ -17,6 +17,13 @@ FLAGS = ("sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw"
          "neon", "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2", "sme")
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe() -> dict:
     """The machine and the software, as JSON values.
 
@@ -27,10 +34,9 @@ def describe() -> dict:
         out).
     """
     model, flags = _linux_cpu() if sys.platform.startswith("linux") else _mac_cpu()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": model or platform.processor() or "unknown",
-        "cores": usable,
+        "cores": cores(),
         "architecture": platform.machine(),
         "flags": [f for f in FLAGS if f in flags],
         "memory_bytes": _memory(),

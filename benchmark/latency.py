@@ -13,13 +13,15 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..artifact import Measurement
 from ..child import Child, Progress
 from ..errors import TfcompressError
+from .environment import cores
 
 BURST_SECONDS = 0.05
 BURST_MOST = 100  # so that even the fastest model is sampled in ten bursts or more
@@ -34,13 +36,6 @@ ONCE = ("keras", "tensorflow")  # starting TensorFlow again for N threads costs 
 def default_threads() -> list[int]:
     """1, and the cores this process may use (at most 4) where there is more than one."""
     return sorted({1, min(cores(), 4)})
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def measure(artifacts: list[dict], threads: list[int] | None = None, seconds: float = 2.0,
@@ -62,24 +57,40 @@ def measure(artifacts: list[dict], threads: list[int] | None = None, seconds: fl
 
     Returns:
         By `name`: the measurements `NAMES` (`latency_threads` only where more than one thread
-        count was asked for, and not for the runtimes `ONCE`). What could not be measured has no values, and its note says why.
+        count was asked for, and not for the runtimes `ONCE`). What could not be measured has no
+        values, and its note says why.
     """
     threads = threads or default_threads()
+    threads = [threads[0], *threads[1:][-1:]]
     found: dict[str, list[Measurement]] = {a["name"]: [] for a in artifacts}
-    for at, count in enumerate(threads):
-        first, last = at == 0, at == len(threads) - 1
-        if not (first or last):
-            continue
-        share = seconds / min(len(threads), 2)
+    with ExitStack() as stack:
+        children = {a["name"]: stack.enter_context(Child(f"{a['name']} measurement"))
+                    for a in artifacts}
+        _warm(artifacts, children)
+        for at, count in enumerate(threads):
+            chosen = [a for a in artifacts if at == 0 or a["runtime"] not in ONCE]
+            lanes = [_Lane(a, count, children[a["name"]]) for a in chosen]
 
-        def report(done: float, text: str, at: int = at) -> None:
-            if progress:
-                progress((at + done) / len(threads), text)
+            def report(done: float, text: str, at: int = at) -> None:
+                if progress:
+                    progress((at + done) / len(threads), text)
 
-        chosen = [a for a in artifacts if first or a["runtime"] not in ONCE]
-        for name, lane in _race(chosen, count, share, report, seed).items():
-            found[name] += lane.measurements(first)
+            _race(lanes, seconds / len(threads), report, seed)
+            for lane in lanes:
+                found[lane.artifact["name"]] += lane.measurements(at == 0)
     return found
+
+
+def _warm(artifacts: list[dict], children: dict[str, Child]) -> None:
+    """Import every child's runtime, several at a time: nothing is timed yet."""
+    def warm(artifact: dict) -> None:
+        once = artifact["runtime"] in ONCE
+        modules = ["keras"] if once else ["numpy.random", "ai_edge_litert.interpreter"]
+        with suppress(TfcompressError):  # what is missing is told when it is used
+            children[artifact["name"]].call("worker:warm", {"modules": modules})
+
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(warm, artifacts))
 
 
 @dataclass
@@ -133,40 +144,33 @@ class _Lane:
         return [Measurement(n, NAMES[n], tuple(values[n]), notes.get(n, note)) for n in names]
 
 
-def _race(artifacts: list[dict], threads: int, share: float, report: Progress,
-          seed: int) -> dict[str, _Lane]:
-    """All artifacts at one thread count."""
+def _race(lanes: list[_Lane], share: float, report: Progress, seed: int) -> None:
+    """All artifacts at one thread count; what is measured ends up in the lanes."""
     order = random.Random(seed)
-    lanes = [_Lane(a, threads) for a in artifacts]
     before = os.getloadavg()[0]
-    with ExitStack() as stack:
-        for lane in lanes:
-            lane.child = stack.enter_context(Child(f"{lane.artifact['name']} measurement"))
-        for at, lane in enumerate(lanes):
-            report(0.3 * at / len(lanes), f"loading {lane.artifact['name']}")
-            if lane.artifact.get("custom_objects"):
-                own = {"modules": list(lane.artifact["custom_objects"])}
-                lane.call("worker:register", own)
-            payload = {k: lane.artifact.get(k) for k in ("path", "runtime", "names", "samples")}
-            payload |= {"threads": threads, "seed": seed}
-            lane.call("benchmark.latency:prepare", payload, lane.ready.update)
-        while running := [lane for lane in lanes if not lane.done(share)]:
-            order.shuffle(running)
-            for lane in running:
-                start = time.perf_counter()
-                lane.call("benchmark.latency:burst", {},
-                          lambda answer, lane=lane: lane.bursts.append(answer["ms"]))
-                lane.spent += time.perf_counter() - start
-            spent = sum(min(lane.spent, share) for lane in lanes if not lane.failure)
-            report(0.3 + 0.7 * min(1.0, spent / max(share * len(lanes), 1e-9)), "measuring latency")
-        for lane in lanes:
-            lane.call("benchmark.latency:finish", {}, lane.end.update)
-        after = os.getloadavg()[0]
+    for at, lane in enumerate(lanes):
+        report(0.3 * at / len(lanes), f"loading {lane.artifact['name']}")
+        if lane.artifact.get("custom_objects"):
+            own = {"modules": list(lane.artifact["custom_objects"])}
+            lane.call("worker:register", own)
+        payload = {k: lane.artifact.get(k) for k in ("path", "runtime", "names", "samples")}
+        payload |= {"threads": lane.threads, "seed": seed}
+        lane.call("benchmark.latency:prepare", payload, lane.ready.update)
+    while running := [lane for lane in lanes if not lane.done(share)]:
+        order.shuffle(running)
+        for lane in running:
+            start = time.perf_counter()
+            lane.call("benchmark.latency:burst", {},
+                      lambda answer, lane=lane: lane.bursts.append(answer["ms"]))
+            lane.spent += time.perf_counter() - start
+        spent = sum(min(lane.spent, share) for lane in lanes if not lane.failure)
+        report(0.3 + 0.7 * min(1.0, spent / max(share * len(lanes), 1e-9)), "measuring latency")
+    for lane in lanes:
+        lane.call("benchmark.latency:finish", {}, lane.end.update)
+    after = os.getloadavg()[0]
     report(1.0, "measuring latency")
     for lane in lanes:
         lane.load = (before, after)
-        lane.child = None
-    return {lane.artifact["name"]: lane for lane in lanes}
 
 
 # ---- In the child ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ LOSSES = ("_drop", "_rise")
 
 
 def judge(row: Row, target: Target, max_drop: float | None) -> Row:
-    """The row as `rejected` where it loses more, is larger, or holds other operators than allowed."""
+    """The row as `rejected` where it loses more, is larger or holds operators it must not have."""
     if row.status != "ok":
         return row
     problems = []
