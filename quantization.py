@@ -27,13 +27,12 @@ class Quantization:
     def make(self, float_file: Path, sampled: Path | None, info: dict) -> Quantization:
         """Fill `made` (path and step record by target) and `failed` (error by target)."""
         samples = sampled / "calibration" if sampled else None
-        digest_in = store.digest(
-            store.file_digest(float_file), samples and store.file_digest(samples)
-        )
+        digest_in = store.file_digest(float_file)
         labels = self._labels(info)
         for target in self.targets:
             config = {
                 "target": target.to_dict(),
+                "samples": samples and store.file_digest(samples),
                 "strict": self.run.options.strict,
                 "labels": labels,
                 "normalize": self.run.options.normalize,

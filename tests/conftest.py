@@ -1,4 +1,4 @@
-"""Shared by all tests: `--slow`, and a step store of their own so that no test sees another run's."""
+"""Shared by all tests: `--slow`, and a step store of their own, so that none sees another run's."""
 
 import os
 import sys

@@ -20,8 +20,15 @@ from tfcompress import store
 pytestmark = pytest.mark.slow
 
 TARGETS = [
-    "keras", "saved-model", "tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8",
-    "tflite-int16x8", "tflite-int4"]  # fmt: skip
+    "keras",
+    "saved-model",
+    "tflite-float32",
+    "tflite-float16",
+    "tflite-dynamic",
+    "tflite-int8",
+    "tflite-int16x8",
+    "tflite-int4",
+]
 
 
 def command(examples, *argv, model="digits.keras", data="digits.npz"):
@@ -30,8 +37,13 @@ def command(examples, *argv, model="digits.keras", data="digits.npz"):
 
 
 def run(examples, *argv, cwd=None, env=None, **kinds):
-    done = subprocess.run(command(examples, *argv, **kinds), capture_output=True, text=True, cwd=cwd,
-                          env=os.environ | (env or {}))  # fmt: skip
+    done = subprocess.run(
+        command(examples, *argv, **kinds),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | (env or {}),
+    )
     return done
 
 
@@ -89,8 +101,9 @@ def test_int8_is_integer_from_end_to_end_and_keeps_its_names(everything, example
     data = np.load(examples / "digits.npz")
     scale, zero = runner.get_input_details()["image"]["quantization"]
     x = np.clip(np.round(data["x_test"] / scale) + zero, -128, 127).astype(np.int8)
-    right = [runner(image=a[None])["digit"].argmax() == y
-             for a, y in zip(x, data["y_test"], strict=True)]  # fmt: skip
+    right = [
+        runner(image=a[None])["digit"].argmax() == y for a, y in zip(x, data["y_test"], strict=True)
+    ]
     assert np.mean(right) > 0.97
 
 
@@ -111,8 +124,10 @@ def test_the_keras_file_is_the_same_model_without_code(everything, examples):
 
     folder, _ = everything
     x = np.load(examples / "digits.npz")["x_test"][:50].astype(np.float32)
-    outputs = [keras.saving.load_model(p, compile=False)(x, training=False).numpy()
-               for p in (examples / "digits.keras", folder / "keras.keras")]  # fmt: skip
+    outputs = [
+        keras.saving.load_model(p, compile=False)(x, training=False).numpy()
+        for p in (examples / "digits.keras", folder / "keras.keras")
+    ]
     assert (outputs[0] == outputs[1]).all()
 
 
@@ -139,8 +154,14 @@ def test_a_damaged_output_is_made_again(everything, examples):
 def test_the_same_input_gives_the_same_bytes(everything, examples, tmp_path):
     folder, _ = everything
     kept = [t for t in TARGETS if t != "saved-model"]
-    done = run(examples, *flags(kept), "--output", "out", cwd=tmp_path,
-               env={"TFCOMPRESS_CACHE": str(tmp_path / "store")})  # fmt: skip
+    done = run(
+        examples,
+        *flags(kept),
+        "--output",
+        "out",
+        cwd=tmp_path,
+        env={"TFCOMPRESS_CACHE": str(tmp_path / "store")},
+    )
     assert done.returncode == 0
     for path in folder.glob("*.tflite"):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
@@ -151,8 +172,9 @@ def test_a_killed_run_leaves_nothing_and_resumes(examples, tmp_path):
     env = {"TFCOMPRESS_CACHE": str(tmp_path / "store")}
     (tmp_path / "work").mkdir()
     argv = command(examples, "--json", "--output", "out")
-    process = subprocess.Popen(argv, cwd=tmp_path / "work", env=os.environ | env,
-                               stdout=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        argv, cwd=tmp_path / "work", env=os.environ | env, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 300
     while not list((tmp_path / "store").glob("*/*/float.tflite")):
         assert process.poll() is None and time.monotonic() < deadline
@@ -169,8 +191,13 @@ def test_a_killed_run_leaves_nothing_and_resumes(examples, tmp_path):
 def test_an_interrupted_run_says_so_and_leaves_nothing(examples, tmp_path, number):
     env = {"TFCOMPRESS_CACHE": str(tmp_path / "store")}
     (tmp_path / "work").mkdir()
-    process = subprocess.Popen(command(examples, "--fresh"), cwd=tmp_path / "work", text=True,
-                               env=os.environ | env, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        command(examples, "--fresh"),
+        cwd=tmp_path / "work",
+        text=True,
+        env=os.environ | env,
+        stderr=subprocess.PIPE,
+    )
     time.sleep(4)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
@@ -190,8 +217,17 @@ def test_random_data_are_marked_everywhere(examples, tmp_path):
 
 
 def test_a_loss_beyond_the_allowed_is_exit_code_8(examples, tmp_path):
-    done = run(examples, "--target", "tflite-int4", "--max-drop", "-0.5", "--json", "--output", "out",
-               cwd=tmp_path)  # fmt: skip
+    done = run(
+        examples,
+        "--target",
+        "tflite-int4",
+        "--max-drop",
+        "-0.5",
+        "--json",
+        "--output",
+        "out",
+        cwd=tmp_path,
+    )
     assert done.returncode == 8
     row = json.loads(done.stdout)["rows"][1]
     assert row["status"] == "rejected" and "accuracy" in row["error"]["message"]
@@ -222,13 +258,32 @@ class Deadly(keras.layers.Layer):
 
 def test_a_converter_that_dies_costs_its_targets_only(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(DEADLY)
-    make = ("import deadly, keras; i = keras.Input((4,)); "
-            "m = keras.Model(i, keras.layers.Dense(3)(deadly.Deadly()(i))); m.save('m.keras')")  # fmt: skip
+    make = (
+        "import deadly, keras; i = keras.Input((4,)); "
+        "m = keras.Model(i, keras.layers.Dense(3)(deadly.Deadly()(i))); m.save('m.keras')"
+    )
     subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tfcompress", "shrink", "m.keras", "--data", "random", "--json",
-         "--custom-objects", "deadly", "--target", "tflite-float32", "--target", "saved-model"],
-        cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "tfcompress",
+            "shrink",
+            "m.keras",
+            "--data",
+            "random",
+            "--json",
+            "--custom-objects",
+            "deadly",
+            "--target",
+            "tflite-float32",
+            "--target",
+            "saved-model",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     rows = {r["target"]: r for r in json.loads(done.stdout)["rows"]}
     assert done.returncode == 7
     assert rows["tflite-float32"]["status"] == "failed"
@@ -241,8 +296,10 @@ def test_a_disk_that_is_full_leaves_the_old_output(examples, tmp_path):
     out = tmp_path / "out"
     assert run(examples, "--output", str(out)).returncode == 0
     before = store.file_digest(out)
-    small = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
-             "from tfcompress.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    small = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "from tfcompress.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     argv = command(examples, "--output", str(out), "--io", "float32")[3:]
     done = subprocess.run([sys.executable, "-c", small, *argv], capture_output=True, text=True)
     assert done.returncode in (6, 7) and len(done.stderr.splitlines()) >= 2
@@ -260,8 +317,11 @@ def test_the_python_api_takes_a_model_and_arrays(examples, tmp_path, monkeypatch
     x, y = arrays["x_test"], arrays["y_test"]
     seen = []
     result = tfcompress.shrink(
-        model, targets=["tflite-int8"], data=(x, y) if data == "pair" else {"image": x, "y": y},
-        on_event=lambda *event: seen.append(event))  # fmt: skip
+        model,
+        targets=["tflite-int8"],
+        data=(x, y) if data == "pair" else {"image": x, "y": y},
+        on_event=lambda *event: seen.append(event),
+    )
     assert result.error is None and seen
     assert "tflite-int8" in str(result) and "<table" in result._repr_html_()
     frame = result.to_frame()
@@ -272,8 +332,11 @@ def test_the_python_api_takes_a_model_and_arrays(examples, tmp_path, monkeypatch
 
 
 def test_the_shipped_example_is_what_its_script_makes(examples, tmp_path):
-    subprocess.run([sys.executable, str(examples / "make_digits.py"), str(tmp_path)], check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        [sys.executable, str(examples / "make_digits.py"), str(tmp_path)],
+        check=True,
+        capture_output=True,
+    )
     for name in ("x_train", "y_train", "x_test", "y_test"):
         a, b = (np.load(folder / "digits.npz")[name] for folder in (examples, tmp_path))
         assert (a == b).all()

@@ -31,8 +31,16 @@ def test_describe(file):
     assert found["weights"]["dtypes"] == {"float32": 1.0}
     assert found["weights"]["zeros"] == pytest.approx(8 / 132)
     assert found["signature"] == "serving_default"
-    assert found["inputs"] == [{"name": "image", "tensor": "image", "shape": [1, 8, 8, 3],
-                                "dtype": "float32", "scale": None, "zero_point": None}]
+    assert found["inputs"] == [
+        {
+            "name": "image",
+            "tensor": "image",
+            "shape": [1, 8, 8, 3],
+            "dtype": "float32",
+            "scale": None,
+            "zero_point": None,
+        }
+    ]
     op = found["subgraphs"][0]["ops"][0]
     assert op["op"] == "CONV_2D" and op["inputs"][1]["constant"]
     assert [t["shape"] for t in op["outputs"]] == [[1, 8, 8, 4]]
@@ -69,8 +77,12 @@ def test_layer_names():
             build.tensor([1], name)
         return tflite.layer_names(build.model)
 
-    traced_twice = named("m_1/conv_1/Relu;m_1/bn_1/add", "m_1/mha_1/key_1/MatMul",
-                         "m_1/ln_1/moments/mean", "constant")
+    traced_twice = named(
+        "m_1/conv_1/Relu;m_1/bn_1/add",
+        "m_1/mha_1/key_1/MatMul",
+        "m_1/ln_1/moments/mean",
+        "constant",
+    )
     assert list(traced_twice.values()) == ["conv", "mha/key", "ln", ""]
     assert list(named("m/conv1/Relu", "m/dense_2/MatMul").values()) == ["conv1", "dense_2"]
 
@@ -102,7 +114,7 @@ def test_truncated_and_flipped(file, data):
     whole = bytearray(file.read_bytes())
     for _ in range(data.draw(st.integers(0, 4))):
         whole[data.draw(st.integers(8, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    _only_model_errors(bytes(whole[:data.draw(st.integers(0, len(whole)))]))
+    _only_model_errors(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
 
 
 def _only_model_errors(data):

@@ -3,8 +3,9 @@
     python tests/performance/applications.py [--peer] [--json FILE] [NAME ...]
 
 Weights are random (seeded); BatchNormalization gets the statistics of one batch of noise, so that
-the signal neither dies nor explodes on its way. 20 samples calibrate, 4 others judge. SNR is against
-the Keras model; with `--peer` TensorFlow's converter makes an int8 file from the same samples.
+the signal neither dies nor explodes on its way. 20 samples calibrate, 4 others judge. SNR is
+against the Keras model; with `--peer` TensorFlow's converter makes an int8 file from the same
+samples.
 """
 
 import argparse
@@ -82,7 +83,8 @@ def one(name: str, with_peer: bool) -> dict:
         (samples / "inputs").mkdir(parents=True)
         np.save(samples / "inputs" / "0.npy", x[:20])
         spec = [loaded.inputs[0].name]
-        (samples / "samples.json").write_text(json.dumps({"count": 20, "names": spec, "random": False}))
+        about = {"count": 20, "names": spec, "random": False}
+        (samples / "samples.json").write_text(json.dumps(about))
         start = time.perf_counter()
         order = {"inputs": spec, "outputs": [loaded.outputs[0].name]}
         result = quantize.run({

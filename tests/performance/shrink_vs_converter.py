@@ -74,7 +74,8 @@ def make(folder: Path) -> tuple[Path, Path]:
         "x = r.uniform(-1, 1, (300, 14, 14, 3)).repeat(16, 1).repeat(16, 2).astype(np.float32)\n"
         f"np.savez(r'{folder / 'data.npz'}', x_train=x[:100], x_test=x[100:])\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([sys.executable, "-c", code], check=True, **quiet)
     return folder / "mobilenet_v2.keras", folder / "data.npz"
 
 
@@ -166,12 +167,15 @@ def main() -> None:
             shutil.rmtree(folder / "out", ignore_errors=True)
             total = sum(w.seconds for w in theirs)
             ratios.append(mine.seconds / total)
+            largest, together = (
+                f"{max(getattr(w, which) for w in theirs) / 1e6:.0f} and "
+                f"{getattr(mine, which) / 1e6:.0f} MB"
+                for which in ("largest", "together")
+            )
             print(
                 f"run {run + 1}: peer {total:.1f} s, tfcompress {mine.seconds:.1f} s, ratio "
-                f"{ratios[-1]:.2f}; peak memory, largest process: {max(w.largest for w in theirs) / 1e6:.0f} "
-                f"and {mine.largest / 1e6:.0f} MB; all at once: "
-                f"{max(w.together for w in theirs) / 1e6:.0f} and {mine.together / 1e6:.0f} MB"
-                f"{'' if mine.code == 0 else f' (exit {mine.code})'}",
+                f"{ratios[-1]:.2f}; peak memory, largest process: {largest}; "
+                f"all at once: {together}" + (f" (exit {mine.code})" if mine.code else ""),
                 flush=True,
             )
         print(f"ratio, median of {args.runs}: {sorted(ratios)[len(ratios) // 2]:.2f}")
