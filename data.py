@@ -129,7 +129,7 @@ def prepare(
     elif kind == "random":
         chosen, rest, held = np.arange(samples), np.arange(samples, count), table
     else:
-        take = min(samples, max(1, count // 2))
+        take = min(samples, max(1, count * 3 // 4))  # too few samples bound ranges badly
         chosen = readers.draw(table.labels, count, take, rng)
         rest = rng.permutation(count)
         rest = rest[~np.isin(rest, chosen)][:most]

@@ -337,9 +337,9 @@ def save_model(model, folder: Path) -> tuple[Path, tuple[str, ...]]:
     A model whose classes live in a notebook cannot be rebuilt by another process: it becomes a
     SavedModel, which needs no classes.
     """
-    from .compress import load
+    from .compress import load, signature
 
-    if not load.is_keras3(model):
+    if not signature.is_keras3(model):
         path = folder / "model.keras"
         model.save(path)
         return path, ()

@@ -36,7 +36,7 @@ class Loaded:
     """A model, ready to run and to export.
 
     Attributes:
-        model: A Keras 3 model, a tf_keras model, or the object of a SavedModel, by `kind`.
+        model: A Keras 3 model, a tf_keras model, or a SavedModel's signature, by `kind`.
         kind: `keras3`, `tf_keras` or `saved-model`.
         inputs: Its inputs in its own order; the first dimension is the batch.
         outputs: Its outputs in its own order.

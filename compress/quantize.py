@@ -23,6 +23,7 @@ from ..errors import TargetError, TfcompressError
 from . import calibrate, float16, plans, rewrite, surgery
 
 ROWS = 12  # calibration rows on which precision is decided
+ENOUGH = 10_000  # values of a tensor from which their extremes bound the next ones
 
 
 def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
@@ -65,6 +66,28 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
     return {"targets": results, "calibration": source.summary()}
 
 
+def _reach(extremes, size: int) -> tuple[float, float]:
+    """The range that values of further samples are likely to stay in.
+
+    The largest of n normal values scatters by about 1 / (2 ln n) of itself from one draw to the
+    next (Gumbel), so a few values bound the next ones badly: an output of three logits seen 30
+    times is clipped on every third sample set. The room vanishes at `ENOUGH` values, and at a side
+    that is zero or that several samples reach exactly, which is a bound.
+
+    Args:
+        extremes: Smallest and largest value per sample, (samples, 2).
+        size: Values per sample.
+    """
+    low, high = extremes[:, 0].min(), extremes[:, 1].max()
+    count = max(3, len(extremes) * size)
+    room = (high - low) * max(0.0, 1 / math.log(count) - 1 / math.log(ENOUGH)) / 2
+    if low < 0 and (extremes[:, 0] == low).sum() == 1:
+        low -= room
+    if high > 0 and (extremes[:, 1] == high).sum() == 1:
+        high += room
+    return low, high
+
+
 @dataclass
 class Source:
     """The float file and what is known of it, shared by all targets."""
@@ -76,6 +99,7 @@ class Source:
     reference: list[dict]
     judged: set[str]
     macs: int
+    sizes: dict[str, int]  # values per tensor
     progress: Callable
     payload: dict
     isolate: bool = False
@@ -101,7 +125,9 @@ class Source:
         samples = calibrate.Samples(payload.get("samples"), {n: runner.inputs[n] for n in names})
         rows = samples.spread(ROWS if macs < plans.LARGE else ROWS // 3)
         reference = calibrate.outputs(model, samples, rows)
-        return cls(data, model, samples, rows, reference, judged, macs, progress, payload,
+        sizes = {t.name.decode(): math.prod(map(int, t.shape if t.shape is not None else ()))
+                 for t in parsed.subgraphs[0].tensors}
+        return cls(data, model, samples, rows, reference, judged, macs, sizes, progress, payload,
                    bool(payload.get("isolate")))
 
     def extremes(self) -> dict:
@@ -121,8 +147,10 @@ class Source:
             good = pairs[np.isfinite(pairs).all(axis=1)]
             if not len(good) or np.abs(good).max() > 1e30:
                 continue
-            low, high = ((good[:, 0].min(), good[:, 1].max()) if how == "min-max"
-                         else (good[:, 0].mean(), good[:, 1].mean()))
+            if how == "mean":
+                low, high = good.mean(axis=0)
+            else:
+                low, high = _reach(good, self.sizes.get(name, 1))
             found[name] = (float(low), float(high))
         return found
 

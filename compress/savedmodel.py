@@ -36,13 +36,13 @@ def open_saved_model(path: Path, shapes: dict[str, tuple[int, ...]]) -> Loaded:
     check_weights(path, ((v.name, v) for v in variables if hasattr(v, "numpy")))
     names = [s.name for s in inputs]
 
-    def run(tensors: list) -> list:
+    def run(tensors: list, owner=root) -> list:  # the object owns the signature's variables
         given = {n: tf.convert_to_tensor(t) for n, t in zip(names, tensors, strict=True)}
         found = signature(**given)
         return [found[s.name] for s in outputs]
 
     notes = [f"run by the SavedModel's signature {name!r}; it cannot be trained"]
-    return Loaded(root, "saved-model", inputs, outputs, notes, False, run)
+    return Loaded(signature, "saved-model", inputs, outputs, notes, False, run)
 
 
 def _signature(path: Path, names: list[str]) -> str:

@@ -240,7 +240,7 @@ def test_a_function_without_end_is_read_as_far_as_needed(tmp_path, module):
 
 def test_a_function_may_yield_dicts(tmp_path, module):
     info = data.prepare(f"{module}:dicts", IMAGE, TEN, tmp_path / "out")
-    assert info["calibration"] == 12 and info["labels"]
+    assert info["calibration"] == 18 and info["labels"]
 
 
 @pytest.mark.parametrize(
