@@ -217,7 +217,7 @@ class _Run:
             for r in rows
         ]
         rows = [
-            verdict.judge(r, t, self.options.max_drop)
+            verdict.judge(r, t, self.options.max_drop, self.options.strict)
             for r, t in zip(rows, self.targets, strict=True)
         ]
         first = self.source_row(info, timed, rows)

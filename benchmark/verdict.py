@@ -12,11 +12,23 @@ BEFORE = "source_"
 LOSSES = ("_drop", "_rise")
 
 
-def judge(row: Row, target: Target, max_drop: float | None) -> Row:
-    """The row as `rejected` where it loses more, is larger or holds operators it must not have."""
+def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False) -> Row:
+    """The row as `rejected` where it loses more, is larger or holds operators it must not have.
+
+    An SNR below the target's is a warning, and with `strict` a reason to reject.
+    """
     if row.status != "ok":
         return row
     problems = []
+    snr = row.value("snr")
+    if snr is not None and snr < target.min_snr_db and row.get("snr").note != "random data":
+        text = f"the SNR is {snr:.1f} dB; this target aims at {target.min_snr_db:g} dB"
+        advice = "give more representative data (--samples), or use a wider type"
+        if strict:
+            problems.append((text, advice))
+        else:
+            finding = {"level": "warning", "text": text, "advice": advice}
+            row = dataclasses.replace(row, findings=(*row.findings, finding))
     if max_drop is not None:
         found = loss(row)
         if found is None:
