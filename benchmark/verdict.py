@@ -21,7 +21,7 @@ def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False
         return row
     problems = []
     snr = row.value("snr")
-    if snr is not None and snr < target.min_snr_db and row.get("snr").note != "random data":
+    if snr is not None and snr < target.min_snr_db and "random" not in row.get("snr").note:
         text = f"the SNR is {snr:.1f} dB; this target aims at {target.min_snr_db:g} dB"
         advice = "give more representative data (--samples), or use a wider type"
         if strict:
