@@ -223,7 +223,6 @@ def _fail(error: TfcompressError, machine: bool) -> int:
 
 def _shrink(args: argparse.Namespace, argv: list[str]) -> int:
     from . import pipeline
-    from .benchmark import report
 
     known = set(pipeline.Options.__dataclass_fields__)
     told = {k: v for k, v in vars(args).items() if k in known and v is not None}
@@ -232,6 +231,8 @@ def _shrink(args: argparse.Namespace, argv: list[str]) -> int:
     command = shlex.join(["tfcompress", *argv])
     with _progress(args.json) as show:
         result = pipeline.run(pipeline.Options(**told | {"command": command}), show)
+    from .benchmark import report
+
     folder = _short(result.folder)
     if args.json:
         print(json.dumps(result.report.to_dict() | {"output": str(result.folder)}))

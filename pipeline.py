@@ -21,7 +21,7 @@ from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, report, verdict
+from .benchmark import environment, latency, verdict
 from .benchmark.tasks import METRICS
 from .child import Child
 from .compress import scan
@@ -60,9 +60,13 @@ class Result:
         raise KeyError(target)
 
     def __str__(self) -> str:
+        from .benchmark import report
+
         return report.table(self.report, width=100, color=False)
 
     def _repr_html_(self) -> str:
+        from .benchmark import report
+
         return report.html(self.report)
 
     def to_frame(self):
@@ -145,6 +149,8 @@ def run(options: Options, on_event: Event | None = None) -> Result:
     environment_now = environment.describe()
     steps = Steps(options, chosen, on_event or (lambda *_: None), environment_now["cpu"])
     if not options.fresh and output.find(folder, steps.key):
+        from .benchmark import report
+
         earlier = report.read(folder)
         return Result(earlier, folder, verdict.error(earlier.rows), repeated=True)
     with steps:
@@ -441,6 +447,8 @@ class _Run:
 
 
 def _write(folder: Path, steps: Steps, finished: Report, made: dict) -> None:
+    from .benchmark import report
+
     def fill(work: Path) -> None:
         for row in finished.rows:
             if row.target in made and row.artifact:

@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("tfcompress", "tensorflow", "keras", "tf-keras", "ai-edge-litert", "tflite-runtime",
@@ -97,6 +96,8 @@ def _system() -> str:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata
+
     found = {}
     for name in PACKAGES:
         try:
