@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import TargetError, TfcompressError, from_dict
+from .errors import OutputError, TargetError, TfcompressError, from_dict
 
 Progress = Callable[[float | None, str], None]
 PACKAGE = __name__.rpartition(".")[0]
@@ -183,6 +183,14 @@ def serve(fd: int) -> None:
                     ).to_dict()
                 }
             )
+        except OSError as error:
+            text = " ".join(str(error.strerror or error).split())[:300]
+            where = f"{error.filename}: " if error.filename else ""
+            told = OutputError(
+                f"cannot read or write: {where}{text}",
+                "check the free space; $TFCOMPRESS_CACHE and $TMPDIR say where files are kept",
+            )
+            send({"error": told.to_dict(), "traceback": traceback.format_exc()})
         except BaseException as error:
             text = " ".join(str(error).split())[:300] or type(error).__name__
             send(

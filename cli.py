@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="X",
         help="exit with 8 if the metric (or, without labels, "
-        "the top-1 agreement) is worse than the source model's by more than X, e.g. 0.01",
+        "the top-1 agreement) is worse than the source model's by more than X, e.g. 0.01: one "
+        "point of accuracy, or one per cent of the source's mae or rmse",
     )
     add(
         "--strict",

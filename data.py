@@ -128,6 +128,8 @@ def prepare(
         rest = rng.permutation(len(apart.arrays[0]))[:most]
     elif kind == "random":
         chosen, rest, held = np.arange(samples), np.arange(samples, count), table
+    elif count < 2:
+        raise DataError(f"{spec} has one row only", "give at least two: one calibrates, one judges")
     else:
         take = min(samples, max(1, count * 3 // 4))  # too few samples bound ranges badly
         chosen = readers.draw(table.labels, count, take, rng)
@@ -136,9 +138,6 @@ def prepare(
         held = table
         if take < samples:
             table.notes.append(f"only {count} rows: {take} represent, {len(rest)} are held back")
-        if not len(rest):
-            rest = chosen
-            table.notes.append("one row only: it both represents and judges")
     _write(out / "calibration", table, chosen, inputs, normalize)
     _write(out / "held_back", held, rest, inputs, normalize)
     return {

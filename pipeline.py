@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import os
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from .benchmark.tasks import METRICS
 from .child import Child
 from .compress import scan
 from .errors import DataError, TfcompressError, UsageError
-from .quantization import Quantization, names
+from .quantization import Quantization, names, read_labels
 from .source import Source
 from .steps import Event, Options, Steps
 from .targets import SUFFIXES, Target
@@ -121,7 +122,13 @@ def shrink(
                 str(error).replace("Options.__init__() ", "shrink() "),
                 "see help(tfcompress.shrink)",
             ) from None
-        return run(told, on_event)
+        try:
+            return run(told, on_event)
+        except TfcompressError as error:  # what was given in memory has no path
+            for path, word in ((f"{scratch}/data.npz", "data"), (f"{scratch}/", "")):
+                error.message = error.message.replace(path, word)
+            error.args = (error.message,)
+            raise
 
 
 def _arrays(given: Any, path: Path) -> str:
@@ -194,10 +201,17 @@ def _check(options: Options, chosen: list[Target]) -> None:
         )
     if options.metric and options.metric not in METRICS:
         raise UsageError(f"unknown metric {options.metric!r}", f"use one of: {', '.join(METRICS)}")
+    if options.max_drop is not None and not 0 <= options.max_drop < math.inf:
+        raise UsageError(f"--max-drop {options.max_drop} is no loss", "give 0 or more, e.g. 0.01")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed} is negative", "give 0 or more")
+    if options.threads is not None and not 1 <= options.threads <= environment.cores():
+        raise UsageError(f"--threads {options.threads} cannot be measured here",
+                         f"give 1 to {environment.cores()}, the cores of this machine")
     if options.max_drop is not None and options.data in (None, "random"):
         raise UsageError("--max-drop needs real data to judge by", "give --data")
-    if options.labels and not Path(options.labels).is_file():
-        raise UsageError(f"no label file {options.labels}", "give a text file, one label per line")
+    if options.labels:
+        read_labels(options.labels)
     scan.check(options.model, unsafe=options.unsafe_load)
 
 
@@ -418,6 +432,11 @@ class _Run:
         folder = self.steps.step("describe", {}, self.steps.model_digest, describe)
         records = store.read_json(folder / "step.json")["measurements"] + timed
         measurements = [Measurement.from_dict(m) for m in records]
+        if spare := info["optimizer_bytes"]:
+            note = "without the optimizer's state"
+            whole = next(m for m in measurements if m.name == "size")
+            measurements = [m for m in measurements if not m.name.startswith("size")]
+            measurements.insert(0, Measurement("size", "bytes", (whole.values[0] - spare,), note))
         if info["parameters"] is not None:
             measurements.append(Measurement("parameters", "values", (info["parameters"],)))
         return Row(
@@ -438,10 +457,11 @@ class _Run:
 
     def recipe(self) -> dict:
         """What was asked for, without what does not change the artifacts."""
+        apart = ("command", "fresh", "output", "seconds", "targets")
         told = {
             k: v
             for k, v in dataclasses.asdict(self.options).items()
-            if k not in ("command", "fresh", "output", "targets") and v not in (None, (), False)
+            if k not in apart and v not in (None, (), False)
         }
         return told | {"targets": [t.to_dict() for t in self.targets]}
 

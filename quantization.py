@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import data, store
 from .child import Child, ChildDied
-from .errors import TfcompressError, from_dict
+from .errors import TfcompressError, UsageError, from_dict
 from .steps import Steps
 from .targets import Target
 
@@ -115,10 +115,33 @@ class Quantization:
             self._alone = None
 
     def _labels(self, info: dict) -> list[str] | None:
-        if self.run.options.labels:
-            text = Path(self.run.options.labels).read_text(encoding="utf-8")
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        return info.get("classes") or None
+        if not self.run.options.labels:
+            return info.get("classes") or None
+        found = read_labels(self.run.options.labels)
+        sizes = {s["shape"][-1] for s in info["outputs"] if s["shape"]}
+        if len(found) not in sizes:
+            raise UsageError(
+                f"{self.run.options.labels} has {len(found)} labels; the model's outputs have "
+                f"{', '.join(map(str, sizes))} classes",
+                "give one label per line, in the order of the classes",
+            )
+        return found
+
+
+def read_labels(path: str) -> list[str]:
+    """The lines of a label file.
+
+    Raises:
+        UsageError: There is no such file, or it is not text.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(
+            f"cannot read the label file {path}: {why}", "give a text file, one label per line"
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def names(info: dict) -> dict:

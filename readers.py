@@ -70,7 +70,10 @@ def _match(named: dict, inputs, where: str) -> Table:
             "name the arrays like the inputs, and the labels y",
         )
     arrays = [rest[name] for name in chosen]
-    return Table([np.asarray(a) for a in arrays], None if labels is None else np.asarray(labels))
+    unused = [name for name in rest if name not in chosen]
+    notes = [f"arrays not used: {', '.join(unused)}; labels are looked for in y"] if unused else []
+    labels = None if labels is None else np.asarray(labels)
+    return Table([np.asarray(a) for a in arrays], labels, notes=notes)
 
 
 def _fits(shape: tuple, spec) -> bool:

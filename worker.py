@@ -20,6 +20,7 @@ from .child import Progress
 from .errors import DataError, TargetError, TfcompressError
 
 _state: dict = {}
+OPTIMIZER = "{:,} bytes of the file are optimizer state; they are not counted as the model's size"
 
 
 # The source model, in a process with TensorFlow ---------------------------------------------
@@ -39,9 +40,11 @@ def open_source(payload: dict, progress: Progress) -> dict:
         input_shapes=load.parse_input_shape(payload["input_shape"]),
     )
     _state["loaded"] = loaded
+    spare = _optimizer(Path(payload["path"]))
     return {
         "kind": loaded.kind,
-        "notes": [*loaded.notes, *_optimizer(Path(payload["path"]))],
+        "notes": [*loaded.notes, *([OPTIMIZER.format(spare)] if spare else [])],
+        "optimizer_bytes": spare,
         "trainable": loaded.trainable,
         "inputs": [_spec(s) for s in loaded.inputs],
         "outputs": [_spec(s) for s in loaded.outputs],
@@ -63,29 +66,27 @@ def _import_keras() -> None:
         del sys.modules["sklearn"]
 
 
-def _optimizer(path: Path) -> list[str]:
-    """A note on the optimizer's state, which makes a file large and no artifact needs."""
+def _optimizer(path: Path) -> int:
+    """Bytes of optimizer state in a model file, which no artifact needs."""
     import io
     import zipfile
 
     import h5py
 
     if path.is_dir():
-        return []
+        return 0
     source: object = path
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if "model.weights.h5" not in archive.namelist():
-                return []
+                return 0
             source = io.BytesIO(archive.read("model.weights.h5"))
     sizes: list[int] = []
     with h5py.File(source, "r") as file:
         for group in (file.get("optimizer"), file.get("optimizer_weights")):
             if isinstance(group, h5py.Group):
                 group.visititems(lambda _, item: sizes.append(getattr(item, "nbytes", 0)))
-    if not sum(sizes):
-        return []
-    return [f"{sum(sizes):,} bytes of the file are optimizer state, which no artifact needs"]
+    return sum(sizes)
 
 
 def _spec(spec: TensorSpec) -> dict:
@@ -117,9 +118,32 @@ def prepare(payload: dict, progress: Progress) -> dict:
     progress(None, "reading the data")
     loaded = _state["loaded"]
     options = payload["options"] | {"vocabulary": payload["vocabulary"]}
-    return data.prepare(
+    told = data.prepare(
         payload["spec"], loaded.inputs, loaded.outputs, Path(payload["out"]), **options
     )
+    told["notes"] += _raw_pixels(loaded, told)
+    return told
+
+
+def _raw_pixels(loaded, told: dict) -> list[str]:
+    """A hint where pixels of 0 to 255 go into a float input that nothing in the model scales."""
+    kinds = {type(layer).__name__ for layer in getattr(loaded.model, "_flatten_layers", list)()}
+    if not kinds or kinds & {"Rescaling", "Normalization", "BatchNormalization"}:
+        return []
+    raw = [
+        s.name
+        for s in loaded.inputs
+        if s.dtype.startswith("float")
+        and len(s.shape) == 4
+        and told["range"].get(s.name, [0, 0])[0] >= 0
+        and 200 < told["range"].get(s.name, [0, 0])[1] <= 255
+    ]
+    if not raw or told["normalize"]:
+        return []
+    return [
+        f"input {', '.join(raw)} gets raw pixels (0 to 255) and the model has no layer that scales "
+        "them: if it was trained on scaled pixels, give --normalize"
+    ]
 
 
 def time_source(payload: dict, progress: Progress) -> dict:

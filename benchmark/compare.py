@@ -66,8 +66,7 @@ def run(payload: dict, progress) -> dict:
         raise ModelError(f"{payload['artifact']} has other inputs or outputs than the source model",
                          "compare an artifact of the same model")
     labels = None if data.labels is None else data.labels[:data.count]
-    task, misfit = tasks.find(labels, [r[:data.count] for r in data.reference],
-                              payload.get("metric"))
+    task = tasks.find(labels, [r[:data.count] for r in data.reference], payload.get("metric"))
     tally = _Tally(data, task)
     step = _batch(data.inputs)
     with _Helpers(session, data, payload) as helpers:
@@ -83,7 +82,7 @@ def run(payload: dict, progress) -> dict:
     found, findings, judged = tally.result(names)
     if data.random:
         found = [Measurement(m.name, m.unit, m.values, _join("random data", m.note)) for m in found]
-    return {"measurements": [m.to_dict() for m in found], "findings": findings + misfit,
+    return {"measurements": [m.to_dict() for m in found], "findings": findings,
             "task": judged, "io": {"inputs": session.inputs, "outputs": session.outputs}}
 
 
@@ -183,10 +182,18 @@ class _Tally:
         # Scores of classes: one row of them per sample, or where the labels or the values say so.
         self._classes = {i for i, r in enumerate(data.reference)
                          if r.ndim > 1 and r.shape[-1] > 1 and self._grades(i) and (
-                             r.ndim == 2 or self._grades(i, "classes") or _distributions(r))}
+                             self._grades(i, "classes") or _distributions(r)
+                             or (r.ndim == 2 and self._free_scores(r)))}
         self.scores = {who: tasks.Scores() for who in ("source", "artifact")}
         self.lost = self.won = 0
         self._low, self._high = math.inf, -math.inf
+
+    def _free_scores(self, ref: Array) -> bool:
+        """Whether rows may be logits: neither shares (0 to 1) nor as long as an input (a copy)."""
+        first = ref[:64]
+        if any(a[0].size == ref[0].size for a in self.data.inputs):
+            return False
+        return bool(first.min() < 0 or first.max() > 1)
 
     def _grades(self, output: int, kind: str = "") -> bool:
         """Whether the output has no labels, or has them for a task of classes (of `kind`)."""
@@ -364,8 +371,15 @@ def _collapse(outputs: list[metrics.Fidelity], names: list[str], shares: dict[in
     if not near:
         signs += [f"output {names[i]} decides as the source model does on only {100 * s:.0f} % of "
                   "the samples" for i, s in low.items()]
+    worse = ""
     if task and task["drop"] is not None and task["drop"] > COLLAPSE_DROP:
-        signs.append(f"{task['metric']} goes from {task['source']:.4g} to {task['artifact']:.4g}")
+        worse = f"{task['metric']} goes from {task['source']:.4g} to {task['artifact']:.4g}"
+    if worse and not signs and near:  # it still computes what the source does, if less exactly
+        return [_finding("warning", f"the artifact is noticeably worse: {worse}",
+                         "try more or better representative data, tflite-int16x8 or "
+                         "tflite-dynamic; --max-drop makes such a loss a failure")]
+    if worse:
+        signs.append(worse)
     if signs:
         return [_finding("error", "the artifact has collapsed: " + "; ".join(signs),
                          "see the layers where the error begins; try more or better "

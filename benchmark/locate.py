@@ -72,7 +72,7 @@ def _finding(layers: list[dict]) -> dict:
     else:
         text = (f"the error begins at {name} ({first['op']}), where the SNR falls to "
                 f"{first['snr_db']:.1f} dB")
-        advice = "keep these layers in a wider type, or train the model on with quantization in it"
+        advice = "more representative data may help, or a target with wider types"
     return {"level": "info", "text": text, "advice": advice, "layers": layers}
 
 

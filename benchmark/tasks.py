@@ -46,10 +46,10 @@ def find(labels: Array | None, references: list[Array],
         metric: A name of `METRICS`, or None.
 
     Returns:
-        The task, None without (fitting) labels; and findings: that the labels fit no output.
+        The task, None without labels.
 
     Raises:
-        DataError: A label is not one of the model's classes.
+        DataError: A label is not one of the model's classes, or the labels fit no output.
         UsageError: `metric` is unknown or does not fit.
     """
     if metric is not None and metric not in METRICS:
@@ -57,7 +57,7 @@ def find(labels: Array | None, references: list[Array],
     if labels is None:
         if metric:
             raise UsageError(f"the metric {metric} needs labels", "give data with labels (y)")
-        return None, []
+        return None
     tasks, wrong = [], None
     for i, reference in enumerate(references):
         try:
@@ -71,18 +71,14 @@ def find(labels: Array | None, references: list[Array],
         shapes = ", ".join(str((None, *r.shape[1:])) for r in references)
         text = (f"the labels ({labels.dtype}, shape {(None, *labels.shape[1:])}) fit no output "
                 f"(shape {shapes})")
-        if metric:
-            raise UsageError(f"cannot compute {metric}: {text}", "leave --metric away, or give "
-                             "labels that belong to an output")
-        return None, [{"level": "warning", "text": f"{text}; no task metric was computed",
-                       "advice": "give class numbers, one-hot rows or target values"}]
+        raise DataError(text, "give class numbers, one-hot rows or target values, or leave y out")
     task = tasks[0]
     if metric:
         if metric not in task.names:
             raise UsageError(f"the metric {metric} does not fit these labels",
                              f"use one of: {', '.join(task.names)}")
         task = Task(task.kind, task.output, (metric,), task.threshold, task.per_sample)
-    return task, []
+    return task
 
 
 def _task(labels: Array, ref: Array, output: int, metric: str | None) -> Task | None:

@@ -15,13 +15,18 @@ LOSSES = ("_drop", "_rise")
 def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False) -> Row:
     """The row as `rejected` where it loses more, is larger or holds operators it must not have.
 
-    An SNR below the target's is a warning, and with `strict` a reason to reject.
+    An artifact that has collapsed (a finding of level `error`) is rejected too, except on random
+    data. An SNR below the target's is a warning, and with `strict` a reason to reject.
     """
     if row.status != "ok":
         return row
     problems = []
+    random = any("random data" in m.note for m in row.measurements)
+    problems += [
+        (f["text"], f["advice"]) for f in row.findings if f["level"] == "error" and not random
+    ]
     snr = row.value("snr")
-    if snr is not None and snr < target.min_snr_db and "random" not in row.get("snr").note:
+    if snr is not None and snr < target.min_snr_db and not random:
         text = f"the SNR is {snr:.1f} dB; this target aims at {target.min_snr_db:g} dB"
         advice = "give more representative data (--samples), or use a wider type"
         if strict:
@@ -41,7 +46,8 @@ def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False
         elif found[1] > max_drop:
             problems.append(
                 (
-                    f"{found[0]} is worse by {found[1]:.4g}; {max_drop:g} is allowed",
+                    f"{found[0]} is worse by {_amount(*found)}; {_amount(found[0], max_drop)} is "
+                    "allowed",
                     "use a wider type (tflite-int16x8, tflite-dynamic, tflite-float16), "
                     "give more representative data, or allow more with --max-drop",
                 )
@@ -60,8 +66,12 @@ def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False
     if not problems:
         return row
     text = "; ".join(p[0] for p in problems)
-    error = QualityError(f"{row.target}: {text}", problems[0][1])
+    error = QualityError(text, problems[0][1])
     return dataclasses.replace(row, status="rejected", error=error.to_dict())
+
+
+def _amount(name: str, drop: float) -> str:
+    return f"{100 * drop:.3g} % of itself" if name in ("mae", "rmse") else f"{drop:.4g}"
 
 
 def loss(row: Row) -> tuple[str, float] | None:
@@ -119,6 +129,6 @@ def error(rows: tuple[Row, ...]) -> TfcompressError | None:
         return TargetError(f"{names} failed{rest}: {first.message}", first.hint)
     rejected = [r for r in rows if r.status == "rejected"]
     if rejected:
-        first = from_dict(rejected[0].error)
-        return QualityError(first.message, first.hint)
+        told = [f"{r.target} is rejected: {r.error['message']}" for r in rejected]
+        return QualityError("; ".join(told), rejected[0].error["hint"])
     return None

@@ -180,8 +180,8 @@ def sentence(text: str) -> str:
 
 def finding_text(finding: dict) -> str:
     """A finding as one line: text, advice, and the layers where the error begins."""
-    said = " ".join(clean(finding[k]) for k in ("text", "advice") if finding.get(k))
-    if layers := finding.get("layers"):
+    said = "; ".join(clean(finding[k]) for k in ("text", "advice") if finding.get(k))
+    if (layers := finding.get("layers")) and "the error begins" not in said:
         first = [clean(f.get("layer") or f.get("tensor") or "?") for f in layers[:3]]
         said += f" The error begins at {', '.join(first)}."
     return said
