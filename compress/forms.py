@@ -1,0 +1,138 @@
+"""The form of a kernel while it is trained: masked, clustered, rounded, or all of these.
+
+The model itself is not rebuilt. `Wrapped` calls it as it is, in a scope in which each kernel reads
+as its form; so any layer that has a kernel takes part, in any kind of model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+from .kernels import Kernel
+
+
+class Form:
+    """What a kernel reads as; each stage of a recipe adds to it.
+
+    `mask` (0 and 1) comes first. `table` and `places` (clusters, and which of them each weight
+    has) replace the weights; place 0 is the zero of masked weights where `mask` is set. `bits`
+    rounds the result per channel.
+    """
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        self.mask = self.table = self.places = self.bits = None
+
+    def variables(self) -> list:
+        return [v for v in (self.mask, self.table, self.places) if v is not None]
+
+    def value(self) -> Any:
+        """The weights to compute with, a tensor in the kernel's shape."""
+        import tensorflow as tf
+
+        if self.table is not None:
+            table = self.table.value
+            if self.mask is not None:
+                table = tf.concat([tf.zeros([1], table.dtype), table], 0)
+            value = tf.gather(table, self.places.value)
+        else:
+            value = tf.convert_to_tensor(self.kernel.variable.value)
+            if self.mask is not None:
+                value = value * tf.cast(self.mask.value, value.dtype)
+        if self.bits:
+            value = fake_quantize(value, self.bits, self.kernel.channels)
+        return value
+
+    def set_mask(self, mask: Any) -> None:
+        import keras
+
+        if self.mask is None:
+            name = self.kernel.variable.name
+            self.mask = keras.Variable(mask, trainable=False, dtype="float32", name=f"{name}_mask")
+        else:
+            self.mask.assign(mask)
+
+    def set_clusters(self, table: Any, places: Any) -> None:
+        """The kernel's own variable is not trained from here on; its clusters are."""
+        import keras
+
+        name = self.kernel.variable.name
+        self.table = keras.Variable(table, dtype="float32", name=f"{name}_clusters")
+        self.places = keras.Variable(places, trainable=False, dtype="int32", name=f"{name}_places")
+        self.kernel.variable.trainable = False
+
+
+def fake_quantize(value: Any, bits: int, channels: tuple[int, ...]) -> Any:
+    """Weights rounded to `bits`, symmetric, one scale per channel; the gradient passes through.
+
+    The scale is max |w| / (2^(bits-1) - 1), which is what TFLite's quantizers choose, so they
+    find the same integers in the result.
+    """
+    import tensorflow as tf
+
+    axes = [a for a in range(len(value.shape)) if a not in channels]
+    high = float(2 ** (bits - 1) - 1)
+    largest = tf.reduce_max(tf.abs(value), axis=axes, keepdims=True)
+    scale = tf.where(largest > 0, largest / high, tf.ones_like(largest))
+    rounded = tf.clip_by_value(tf.round(value / scale), -high, high) * scale
+    return value + tf.stop_gradient(rounded - value)
+
+
+@functools.cache
+def wrapped_class() -> type:
+    """The Keras model that trains another one with its kernels in other forms."""
+    import keras
+    import tensorflow as tf
+
+    class Wrapped(keras.Model):
+        """Takes the inner model's inputs as a tuple, gives its outputs as a list.
+
+        Args:
+            inner: A Keras 3 model.
+            pack: From a list of tensors to the model's arguments (`signature.inputs`).
+            forms: One per kernel.
+            objective: `losses.Objective`, which has the loss and the score.
+            hooks: None, or a context manager to call the inner model in (`qat.Ranges`).
+        """
+
+        def __init__(self, inner: Any, pack: Any, forms: list[Form], objective: Any,
+                     hooks: Any = None):
+            super().__init__(name="wrapped")
+            self.inner, self.objective = inner, objective
+            self.extra = [v for f in forms for v in f.variables()]
+            self.ranges = hooks.variables() if hooks else []
+            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks}
+            self.score = keras.metrics.Mean("score")
+            self.built = True
+
+        def call(self, inputs: Any, training: bool = False) -> list:
+            hidden = self._hidden
+            if hidden["hooks"]:
+                inputs = hidden["hooks"].inputs(inputs)
+            args, kwargs = hidden["pack"](list(inputs))
+            mapping = [(f.kernel.variable, f.value()) for f in hidden["forms"]]
+            formed = {id(variable) for variable, _ in mapping}
+            with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                with hidden["hooks"] or contextlib.nullcontext():
+                    outputs = self.inner(*args, training=training, **kwargs)
+            for loss in scope.losses if training else ():
+                self.add_loss(loss)
+            for variable in self.inner.variables:  # moving averages, seeds
+                value = scope.get_current_value(variable)
+                if value is not None and id(variable) not in formed:
+                    variable.assign(value)
+            return keras.tree.flatten(outputs)
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            loss = self.objective.loss(y, y_pred)
+            for extra in self.losses if training else ():
+                loss += tf.cast(tf.reduce_sum(extra), loss.dtype)
+            return loss
+
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            self.score.update_state(self.objective.score_of(y, y_pred))
+            return self.get_metrics_result()
+
+    return Wrapped

@@ -1,0 +1,125 @@
+"""Samples on disk as what training reads: batches of inputs, labels and the teacher's outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from . import load
+
+CHUNK = 256  # rows that the teacher is given at once
+FEWEST_TO_VALIDATE = 20
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Memory-mapped arrays: `inputs` in the model's order, `labels` or None, and the teacher's
+    `outputs` in the model's order."""
+
+    inputs: list
+    labels: Any
+    outputs: list
+    specs: list
+
+    @property
+    def count(self) -> int:
+        return len(self.inputs[0])
+
+    def split(self, share: float, seed: int) -> tuple[Any, Any]:
+        """Shuffled row numbers to train on and to validate on; few samples are all trained on."""
+        import numpy as np
+
+        order = np.random.default_rng(seed).permutation(self.count)
+        held = round(share * self.count)
+        if held < FEWEST_TO_VALIDATE:
+            return np.sort(order), order[:0]
+        return np.sort(order[held:]), np.sort(order[:held])
+
+    def batches(self, rows: Any, size: int, even: bool) -> Any:
+        """A tf.data.Dataset of `(inputs tuple, {"labels", "teacher0", ...})`.
+
+        Args:
+            rows: Row numbers in the order in which they come.
+            size: Rows per batch.
+            even: Leave a last, smaller batch out (training; BatchNormalization needs many rows).
+        """
+        import numpy as np
+        import tensorflow as tf
+
+        arrays = [*self.inputs, *([] if self.labels is None else [self.labels]), *self.outputs]
+        types = [s.dtype for s in self.specs] + [str(a.dtype) for a in arrays[len(self.specs):]]
+        names = ([] if self.labels is None else ["labels"]) + \
+            [f"teacher{i}" for i in range(len(self.outputs))]
+
+        def read(chosen: Any) -> list:
+            return [np.asarray(a[chosen]).astype(np.dtype(t) if t != "bfloat16" else "float32")
+                    for a, t in zip(arrays, types, strict=True)]
+
+        def take(chosen: Any) -> tuple:
+            found = tf.numpy_function(read, [chosen], [tf.as_dtype(t) if t != "bfloat16" else
+                                                       tf.float32 for t in types])
+            for tensor, array in zip(found, arrays, strict=True):
+                tensor.set_shape((size if even else None, *array.shape[1:]))
+            inputs = len(self.specs)
+            return tuple(found[:inputs]), dict(zip(names, found[inputs:], strict=True))
+
+        data = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
+        data = data.batch(size, drop_remainder=even)
+        return data.map(take, num_parallel_calls=1, deterministic=True).prefetch(2)
+
+
+def read(folder: str | Path, loaded: load.Loaded, scratch: Path,
+         progress: Callable[[float | None, str], None]) -> Samples:
+    """Open the samples of `folder` and run the original model on them once.
+
+    Args:
+        folder: `inputs/0.npy ...`, `labels.npy` where there are labels, `samples.json`.
+        loaded: The original model.
+        scratch: A folder for its outputs.
+        progress: Called with the share of rows that were run.
+
+    Raises:
+        DataError: The samples are not there or do not fit the model.
+    """
+    import numpy as np
+
+    folder = Path(folder)
+    try:
+        inputs = [np.load(folder / "inputs" / f"{i}.npy", mmap_mode="r")
+                  for i in range(len(loaded.inputs))]
+        labels = folder / "labels.npy"
+        labels = np.load(labels, mmap_mode="r") if labels.is_file() else None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the samples in {folder}: {error}",
+                        "prepare the data again") from None
+    if labels is not None and len(labels) != len(inputs[0]):
+        raise DataError(f"{len(labels)} labels for {len(inputs[0])} samples", "give one for each")
+    outputs = _teach(inputs, loaded, scratch, progress)
+    return Samples(inputs, labels, outputs, loaded.inputs)
+
+
+def is_random(folder: str | Path) -> bool:
+    """Whether the samples are seeded noise, from which nothing about the task can be learned."""
+    path = Path(folder) / "samples.json"
+    return path.is_file() and bool(json.loads(path.read_text()).get("random"))
+
+
+def _teach(inputs: list, loaded: load.Loaded, scratch: Path, progress: Callable) -> list:
+    import numpy as np
+    from numpy.lib.format import open_memmap
+
+    files: list = []
+    count = len(inputs[0])
+    for start in range(0, count, CHUNK):
+        progress(start / count, "running the original model")
+        rows = load.call(loaded, [np.asarray(a[start:start + CHUNK]) for a in inputs])
+        for i, row in enumerate(rows):
+            if start == 0:
+                files.append(open_memmap(scratch / f"teacher{i}.npy", "w+", row.dtype,
+                                         (count, *row.shape[1:])))
+            files[i][start:start + len(row)] = row
+    return files
