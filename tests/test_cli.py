@@ -22,7 +22,7 @@ def run(*argv, cwd=None, **env):
 def model(tmp_path):
     """A file with the right name that must never be opened as a model."""
     path = tmp_path / "model.keras"
-    path.write_bytes(b"PK\x05\x06" + bytes(18))
+    path.write_bytes(b"PK\x05\x06" + bytes(18) + b"\xff")
     return str(path)
 
 
@@ -82,6 +82,11 @@ def test_targets_lists_each_with_what_it_is_for():
         (["shrink", "MODEL", "--data", "nowhere.npz"], 4, "nowhere.npz", ""),
         (["shrink", "MODEL", "--data", "random", "--samples", "0"], 2, "samples", ""),
         (["shrink", "MODEL", "--data", "random", "--normalize", "0-1"], 2, "0-1", "0..1"),
+        (["shrink", "MODEL", "--data", "random", "--max-drop", "nan"], 2, "nan", "0.01"),
+        (["shrink", "MODEL", "--data", "random", "--max-drop", "-1"], 2, "-1", "0 or more"),
+        (["shrink", "MODEL", "--data", "random", "--seed", "-1"], 2, "--seed", "0 or more"),
+        (["shrink", "MODEL", "--data", "random", "--threads", "0"], 2, "--threads", "cores"),
+        (["shrink", "MODEL", "--data", "random", "--labels", "MODEL"], 2, "not text", "per line"),
         (["shrink", "MODEL", "--data", "random", "--metric", "f1"], 2, "f1", "accuracy"),
         (["shrink", "MODEL", "--data", "random", "--max-drop", "0.1"], 2, "--max-drop", "--data"),
         (["shrink", "MODEL", "--target", "keras", "--labels", "nowhere.txt"], 2, "nowhere.txt", ""),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import jsonschema
@@ -222,7 +223,7 @@ def test_a_loss_beyond_the_allowed_is_exit_code_8(examples, tmp_path):
         "--target",
         "tflite-int4",
         "--max-drop",
-        "-0.5",
+        "0",
         "--json",
         "--output",
         "out",
@@ -231,6 +232,32 @@ def test_a_loss_beyond_the_allowed_is_exit_code_8(examples, tmp_path):
     assert done.returncode == 8
     row = json.loads(done.stdout)["rows"][1]
     assert row["status"] == "rejected" and "accuracy" in row["error"]["message"]
+
+
+def test_labels_must_be_as_many_as_the_classes(examples, tmp_path):
+    (tmp_path / "few.txt").write_text("zero\none\n")
+    done = run(examples, "--labels", "few.txt", cwd=tmp_path)
+    assert done.returncode == 2 and "has 2 labels" in done.stderr
+    (tmp_path / "all.txt").write_text("\n".join(map(str, range(10))))
+    assert run(examples, "--labels", "all.txt", "--output", "out", cwd=tmp_path).returncode == 0
+    with zipfile.ZipFile(tmp_path / "out" / "tflite-int8.tflite") as packed:
+        assert packed.read(packed.namelist()[0]).split() == [b"%d" % i for i in range(10)]
+
+
+def test_a_full_disk_under_the_store_is_told(examples, tmp_path):
+    small = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000)); "
+        "from tfcompress.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    argv = command(examples, "--output", str(tmp_path / "out"))[3:]
+    done = subprocess.run(
+        [sys.executable, "-c", small, *argv],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TFCOMPRESS_CACHE": str(tmp_path / "store")},
+    )
+    assert done.returncode == 6 and len(done.stderr.splitlines()) == 2, done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_float_io_by_option(examples, tmp_path):
