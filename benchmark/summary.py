@@ -249,7 +249,7 @@ def _criterion(report: Report, row: Row) -> str:
         return f"raises {_lower(name)} by at most {100 * allowed:.3g} %"
     if row.value("agreement") is not None:
         return "agrees with the source on at least 99 % of samples"
-    return "stays within 20 dB SNR of the source"
+    return "reaches an SNR of 20 dB against the source"
 
 
 def _lower(name: str) -> str:
