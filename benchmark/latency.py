@@ -160,7 +160,7 @@ def _race(lanes: list[_Lane], share: float, report: Progress, seed: int) -> None
         order.shuffle(running)
         for lane in running:
             start = time.perf_counter()
-            lane.call("benchmark.latency:burst", {},
+            lane.call("benchmark.latency:burst", {"most": MOST - len(lane.values)},
                       lambda answer, lane=lane: lane.bursts.append(answer["ms"]))
             lane.spent += time.perf_counter() - start
         spent = sum(min(lane.spent, share) for lane in lanes if not lane.failure)
@@ -229,12 +229,13 @@ def prepare(payload: dict, progress) -> dict:
 
 
 def burst(payload: dict, progress) -> dict:
-    """Time about 50 ms of invocations, one by one, after an untimed one.
+    """Time about 50 ms of invocations (`most` at the most), one by one, after an untimed one.
 
     Returns:
         `ms`: The time of each.
     """
-    invoke, count, clock = _state["invoke"], _state["count"], time.perf_counter_ns
+    invoke, clock = _state["invoke"], time.perf_counter_ns
+    count = min(_state["count"], payload.get("most", MOST))
     marks = [0] * (count + 1)
     gc.collect()
     gc.disable()
