@@ -80,6 +80,7 @@ class Steps:
             "command": "",
             "fresh": False,
             "model": Path(options.model).name,
+            "labels": options.labels and store.file_digest(options.labels),
         }
         self.key = store.digest(
             self._base,
