@@ -173,7 +173,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `report.json` holds; `benchmark/report_schema.json` documents it field by field."""
+    """What `report.json` holds; `benchmark/report_schema.json` documents it field by field.
+
+    `training` is None where the model was exported as it came.
+    """
 
     source: dict
     data: dict
@@ -184,6 +187,7 @@ class Report:
     created: str
     version: str
     seconds: float = 0.0
+    training: dict | None = None
 
     @classmethod
     def from_dict(cls, record: dict) -> Report:
@@ -197,6 +201,7 @@ class Report:
             created=record["created"],
             version=record["tool"]["version"],
             seconds=record.get("seconds", 0.0),
+            training=record.get("training"),
         )
 
     def to_dict(self) -> dict:
@@ -209,6 +214,7 @@ class Report:
             "source": self.source,
             "data": self.data,
             "recipe": self.recipe,
+            "training": self.training,
             "rows": [r.to_dict() for r in self.rows],
             "environment": self.environment,
         }

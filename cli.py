@@ -20,6 +20,8 @@ examples:
   tfcompress shrink model.keras --target tflite-int8 --data samples.npz
   tfcompress shrink model.keras --target tflite-int8 --target tflite-float16 --data photos/
   tfcompress shrink old.h5 --target tflite-dynamic --output small/
+  tfcompress shrink model.keras --prune-to 0.5 --qat --data train.npz
+  tfcompress inspect model.keras --target tflite-int8 --data samples.npz
   tfcompress targets
   tfcompress report model-tfcompress/
 
@@ -129,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="load models that carry code, such as Lambda layers: the code runs with your rights",
     )
-    add("--seed", type=int, default=0, metavar="N", help="for sampling (default 0)")
+    add("--seed", type=int, default=0, metavar="N", help="for sampling and training (default 0)")
     add(
         "--threads",
         type=int,
@@ -137,6 +139,43 @@ def _parser() -> argparse.ArgumentParser:
         help="measure with 1 and with N threads (default: all, at most 4)",
     )
     add("--fresh", action="store_true", help="do everything again, even what is in the step store")
+    train = shrink.add_argument_group(
+        "training", "Stages that change the model first, in this order, on --data. With labels or "
+        "without: the original model is the teacher. See docs/stages.md."
+    ).add_argument
+    train(
+        "--recipe",
+        metavar="NAME",
+        help="stages in a file.toml, or a built-in recipe: prune, cluster, qat, prune-qat, "
+        "prune-cluster-qat, structured, structured-qat, ...",
+    )
+    train(
+        "--prune-to",
+        metavar="SHARE",
+        help="really remove channels until this share is left: 0.5 of parameters (default), macs "
+        "or bytes, as in '0.5 of macs'",
+    )
+    train(
+        "--prune",
+        metavar="SPARSITY",
+        help="set this share of each kernel to zero, e.g. 0.8; or a pattern: 2:4, block1x4",
+    )
+    train("--cluster", type=int, metavar="K", help="few distinct values per kernel, e.g. 16")
+    train("--qat", action="store_true", help="train with the rounding of the int8 file in place")
+    train(
+        "--distill",
+        action=argparse.BooleanOptionalAction,
+        help="learn from the original model's outputs (default: yes)",
+    )
+    train("--epochs", type=int, metavar="N", help="per stage (default: as many as 1000 steps take)")
+    train("--batch-size", type=int, metavar="N", help="samples per step (default 32)")
+    train("--learning-rate", type=float, metavar="X", help="at the start (default 0.001)")
+    train(
+        "--backend",
+        default="native",
+        metavar="NAME",
+        help="native, or tfmot: tensorflow-model-optimization's own wrappers",
+    )
     shrink.set_defaults(run=_shrink)
 
     listing = commands.add_parser(
@@ -155,7 +194,74 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("folder", help="what `tfcompress shrink` wrote")
     report.set_defaults(run=_report)
+    _add_inspect(commands, shared, text)
+
+    bench = commands.add_parser(
+        "benchmark",
+        parents=[shared],
+        formatter_class=text,
+        help="measure a .tflite here, on a board over SSH, or on a phone",
+        description="Measure a .tflite here, on a board over SSH, or on a phone, and check that it "
+        "computes the same there. A board needs Python with NumPy and ai-edge-litert or "
+        "tflite-runtime; nothing is installed on it.",
+        epilog="examples:\n"
+        "  tfcompress benchmark model.tflite --device ssh://pi@board --device local\n"
+        "  tfcompress benchmark model.tflite --device ssh://board:2222 --data samples.npz",
+    )
+    bench.add_argument("file", help="a .tflite file")
+    bench.add_argument(
+        "--device",
+        action="append",
+        metavar="URL",
+        help="ssh://user@host[:port], adb://[SERIAL] or local (default); repeat for several",
+    )
+    bench.add_argument("--data", "-d", metavar="DATA", help="as for shrink; default: noise")
+    bench.add_argument("--threads", type=int, default=1, metavar="N", help="default 1")
+    bench.add_argument(
+        "--seconds", type=float, default=2.0, metavar="X", help="per device (default 2)"
+    )
+    bench.add_argument(
+        "--device-python",
+        default="python3",
+        metavar="PATH",
+        help="the board's Python (default python3), e.g. ~/venv/bin/python",
+    )
+    bench.set_defaults(run=_benchmark)
     return parser
+
+
+def _add_inspect(commands, shared, text) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        parents=[shared],
+        formatter_class=text,
+        help="show a model's layers, what targets make of them, and how sensitive each is",
+        description="Show a model's layers; with --target what each target cannot run, what is "
+        "rewritten and what you could change; with --data how much each layer hurts when it alone "
+        "is pruned or gets fewer bits. Nothing is trained and no artifact is made.",
+        epilog="examples:\n"
+        "  tfcompress inspect model.keras\n"
+        "  tfcompress inspect model.keras --target tflite-int8 --target edge-tpu\n"
+        "  tfcompress inspect model.keras --data samples.npz",
+    )
+    add = inspect.add_argument
+    add("model", help=".keras, .h5 or a SavedModel folder")
+    add("--target", "-t", action="append", dest="targets", metavar="NAME",
+        help="what to check the layers against (repeat for several; see `tfcompress targets`)")
+    add("--data", "-d", metavar="DATA", help="samples, as for `shrink`: measure each layer on them")
+    add("--output", "-o", metavar="DIR", help="output folder; default MODEL-inspect")
+    add("--samples", type=int, metavar="N",
+        help="samples to measure on (default 64, fewer where that would take over two minutes)")
+    add("--metric", metavar="NAME", help="accuracy, top5, auc, mae or rmse; default: inferred")
+    add("--input-shape", metavar="SHAPE", help="fix free dimensions, without the batch: 224,224,3")
+    add("--normalize", metavar="HOW", help="how raw pixels become inputs: 0..1, -1..1 or imagenet")
+    add("--custom-objects", action="append", metavar="MODULE", default=[],
+        help="package.module with the model's own layers (runs that module's code)")
+    add("--unsafe-load", action="store_true",
+        help="load models that carry code, such as Lambda layers: the code runs with your rights")
+    add("--seed", type=int, default=0, metavar="N", help="for sampling (default 0)")
+    add("--fresh", action="store_true", help="do everything again, even what is in the step store")
+    inspect.set_defaults(run=_inspect)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -248,6 +354,28 @@ def _shrink(args: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
+def _inspect(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import inspecting
+    from .steps import Options
+
+    known = set(Options.__dataclass_fields__) - {"samples"}
+    told = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    told["targets"] = tuple(args.targets or ())
+    told["custom_objects"] = tuple(args.custom_objects)
+    told["command"] = shlex.join(["tfcompress", *argv])
+    with _progress(args.json) as show:
+        result = inspecting.run(Options(**told), show, args.samples)
+    from .benchmark import inspection
+
+    if args.json:
+        told = inspection.to_dict(result.inspection) | {"output": str(result.folder)}
+        print(json.dumps(told))
+    else:
+        print(inspection.table(result.inspection, _width()))
+        print(f"{_short(result.folder)}/inspect.html")
+    return 0
+
+
 def _targets(args: argparse.Namespace, argv: list[str]) -> int:
     from . import targets
 
@@ -259,6 +387,35 @@ def _targets(args: argparse.Namespace, argv: list[str]) -> int:
         for target in found:
             print(f"{target.name:<{width}}  {target.summary}")
     return 0
+
+
+def _benchmark(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import measuring
+    from .errors import from_dict
+
+    with _progress(args.json) as show:
+        found = measuring.benchmark(
+            args.file,
+            args.device or ["local"],
+            data=args.data,
+            threads=args.threads,
+            seconds=args.seconds,
+            python=args.device_python,
+            **({"on_event": show} if show else {}),
+        )
+    if args.json:
+        print(json.dumps([
+            one | ({} if "error" in one else
+                   {"measurements": [m.to_dict() for m in one["measurements"]]})
+            for one in found
+        ]))
+    else:
+        print(measuring.table(found), end="")
+    failed = [one for one in found if "error" in one]
+    if not failed:
+        return 0
+    error = from_dict(failed[0]["error"])
+    return error.exit_code if args.json else _fail(error, False)
 
 
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
@@ -320,4 +477,5 @@ def _progress(machine: bool):
         yield show
 
 
-ONE_AT_A_TIME = ("read model", "read data", "convert", "run source model", "quantize", "measure")
+ONE_AT_A_TIME = ("read model", "read data", "train", "convert", "run source model", "quantize",
+                 "measure", "measure layers", "check targets")

@@ -7,8 +7,9 @@
     random                     seeded noise, for a footprint only: every figure says so
 
 `prepare` writes two folders, `calibration` (the representative samples) and `held_back` (the ones
-the artifacts are judged on), each with `inputs/0.npy ...` in the model's input order, an optional
-`labels.npy`, and `samples.json`. Rows of `held_back` are shuffled, so its first n are a fair draw.
+the artifacts are judged on), and `train` where the model is to be trained. Each has
+`inputs/0.npy ...` in the model's input order, an optional `labels.npy`, and `samples.json`. Rows of
+`held_back` are shuffled, so its first n are a fair draw.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .errors import DataError
 from .readers import Table
 
 MOST_HELD_BACK = 10_000
+HELD_BACK = 0.2  # share of the rows that are held back when the others are trained on
+TRAIN_BYTES = 2 << 30  # of training data are read at most
 # (x - mean) / std on raw 0..255 pixels, per channel
 NORMALIZATIONS = {
     "0..1": ((0.0,), (255.0,)),
@@ -87,6 +90,7 @@ def prepare(
     eval_spec: str | None = None,
     normalize: str | None = None,
     vocabulary: dict[str, int] | None = None,
+    train: bool = False,
 ) -> dict:
     """Read, check and split the data, and write `out/calibration` and `out/held_back`.
 
@@ -98,6 +102,7 @@ def prepare(
         eval_spec: Separate data for judging; without it, the rows that were not taken.
         normalize: A name in `NORMALIZATIONS`, applied to raw pixels.
         vocabulary: For integer inputs, one more than the largest value that random data may take.
+        train: Write `out/train` too: every row that is not held back.
 
     Returns:
         The report's account of the data: kind, counts, whether there are labels, notes.
@@ -110,7 +115,7 @@ def prepare(
     rng = np.random.default_rng(seed)
     kind = kind_of(spec)
     most = _most(inputs)
-    wanted = samples + most
+    wanted = samples + most + (_most_to_train(inputs, kind) if train else 0)
     if kind == "random":
         table = readers.noise(inputs, rng, samples, vocabulary or {})
     else:
@@ -122,14 +127,22 @@ def prepare(
     if apart:
         _check(apart, inputs, outputs, eval_spec or spec)
     count = len(table.arrays[0])
+    rows = np.arange(count)  # to train on
     if apart:
         chosen = readers.draw(table.labels, count, min(samples, count), rng)
         held = apart
         rest = rng.permutation(len(apart.arrays[0]))[:most]
     elif kind == "random":
         chosen, rest, held = np.arange(samples), np.arange(samples, count), table
+        rows = chosen
     elif count < 2:
         raise DataError(f"{spec} has one row only", "give at least two: one calibrates, one judges")
+    elif train:
+        rest, rows = np.split(rng.permutation(count), [min(most, max(1, round(HELD_BACK * count)))])
+        rows.sort()
+        labels = None if table.labels is None else table.labels[rows]
+        chosen = rows[readers.draw(labels, len(rows), min(samples, len(rows)), rng)]
+        held = table
     else:
         take = min(samples, max(1, count * 3 // 4))  # too few samples bound ranges badly
         chosen = readers.draw(table.labels, count, take, rng)
@@ -140,11 +153,14 @@ def prepare(
             table.notes.append(f"only {count} rows: {take} represent, {len(rest)} are held back")
     _write(out / "calibration", table, chosen, inputs, normalize)
     _write(out / "held_back", held, rest, inputs, normalize)
+    if train:
+        _write(out / "train", table, rows, inputs, normalize)
     return {
         "spec": spec,
         "kind": kind,
         "calibration": len(chosen),
         "held_back": len(rest),
+        **({"trained_on": len(rows)} if train else {}),
         "labels": held.labels is not None,
         "random": kind == "random",
         "classes": table.classes,
@@ -158,6 +174,12 @@ def _most(inputs) -> int:
     """Rows to hold back at most: 10,000, or what fits into half a gigabyte."""
     row = sum(4 * math.prod(d or 1 for d in spec.shape[1:]) for spec in inputs)
     return min(MOST_HELD_BACK, max(200, (1 << 29) // max(row, 1)))
+
+
+def _most_to_train(inputs, kind: str) -> int:
+    """Rows that fit into `TRAIN_BYTES`; images are kept as bytes."""
+    row = sum(math.prod(d or 1 for d in spec.shape[1:]) for spec in inputs)
+    return TRAIN_BYTES // max(row if kind == "images" else 4 * row, 1)
 
 
 def _read(kind: str, spec: str, inputs, wanted: int, rng) -> Table:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,11 @@ def _check(options: Options, chosen: list[Target]) -> None:
             f"{', '.join(needy)} needs representative data",
             "give --data FILE.npz (or a folder of images; random for a footprint only)",
         )
+    if options.chosen_recipe() and options.data is None:
+        raise DataError(
+            "training needs data",
+            "give --data; labels are not needed: without them the original model is the teacher",
+        )
     for spec in filter(None, (options.data, options.eval_data)):
         data.check_spec(spec)
     if options.samples < 1 or (options.eval_samples is not None and options.eval_samples < 1):
@@ -215,6 +220,52 @@ def _check(options: Options, chosen: list[Target]) -> None:
     scan.check(options.model, unsafe=options.unsafe_load)
 
 
+@dataclass
+class Made:
+    """What a run has made so far.
+
+    Attributes:
+        info: What the source model is.
+        sampled: The folder of the data; None without data.
+        timed: The source model's latency.
+        trained: The folder of what the recipe made of the model; None without a recipe.
+        float_file: The float .tflite from which the others are made.
+        judged: The folder of the source model's outputs on the held-back samples.
+        expected: The same of the trained model.
+        rounded: The same of the trained model with its learned roundings.
+        files: Path and step record by target.
+        failed: The error by target.
+    """
+
+    info: dict
+    sampled: Path | None = None
+    timed: list[dict] = field(default_factory=list)
+    trained: Path | None = None
+    float_file: Path | None = None
+    judged: Path | None = None
+    expected: Path | None = None
+    rounded: Path | None = None
+    files: dict[str, tuple[Path, dict]] = field(default_factory=dict)
+    failed: dict[str, TfcompressError] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> Path | None:
+        """The float .tflite with the learned roundings in it, where QAT has made one."""
+        path = self.trained and self.trained / "learned.tflite"
+        return path if path and path.is_file() else None
+
+    def expected_of(self, target: Target) -> Path | None:
+        """What an artifact's outputs should be, where training has changed them."""
+        return self.rounded if self.rounded and target.learns_ranges else self.expected
+
+    def training(self) -> dict | None:
+        """The report's account of the training."""
+        if not self.trained:
+            return None
+        told = store.read_json(self.trained / "step.json")
+        return {k: v for k, v in told.items() if k not in ("converted", "died", "digest_out")}
+
+
 class _Run:
     """The order of one run."""
 
@@ -225,13 +276,14 @@ class _Run:
     def everything(self, start: float, environment_now: dict) -> tuple[Report, dict]:
         try:
             with ThreadPoolExecutor(2) as pool:
-                info, sampled, judged, timed, made, failed, float_file = self.make(pool)
-                rows = self.judge(pool, made, failed, info, sampled, judged, float_file)
+                made = self.make(pool)
+                rows = self.judge(pool, made)
         except BaseException:
             self.steps.close()  # so that the pool's threads, which wait for children, end
             raise
+        info, sampled = made.info, made.sampled
         whole = {row.target for row in rows if row.status == "ok"}
-        speeds = self.measure({k: v for k, v in made.items() if k in whole}, sampled)
+        speeds = self.measure({k: v for k, v in made.files.items() if k in whole}, sampled)
         rows = [
             dataclasses.replace(r, measurements=(*r.measurements, *speeds.get(r.target, ())))
             for r in rows
@@ -240,7 +292,7 @@ class _Run:
             verdict.judge(r, t, self.options.max_drop, self.options.strict)
             for r, t in zip(rows, self.targets, strict=True)
         ]
-        first = self.source_row(info, timed, rows)
+        first = self.source_row(info, made.timed, rows)
         finished = Report(
             source={
                 "path": self.options.model,
@@ -248,71 +300,88 @@ class _Run:
                 "format": info["kind"],
                 **info,
             },
-            data=self.data_record(sampled, judged, rows),
+            data=self.data_record(sampled, made.judged, rows),
             rows=(first, *map(verdict.without_before, rows)),
             recipe=self.recipe(),
+            training=made.training(),
             environment=environment_now,
             command=self.options.command,
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        return finished, made
+        return finished, made.files
 
-    def make(self, pool: ThreadPoolExecutor) -> tuple:
+    def make(self, pool: ThreadPoolExecutor) -> Made:
         """Every artifact. Quantizing overlaps with running the source model."""
         tflite = [t for t in self.targets if t.format == "tflite"]
         others = [t for t in self.targets if t.format != "tflite"]
-        made: dict[str, tuple[Path, dict]] = {}
-        failed: dict[str, TfcompressError] = {}
-        float_file = macs = quantizing = judged = None
+        quantizing = macs = None
         if tflite:
             quantizer = self.steps.child("quantization")
             pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.quantize"]})
-        info = self.source.info
-        sampled = self.source.sampled()
-        timed = self.source.timed(sampled)
+        made = Made(self.source.info, self.source.sampled())
+        sampled = made.sampled
+        made.timed = self.source.timed(sampled)
+        made.trained = trained = self.source.trained(sampled)
         if tflite:
             try:
-                float_file, macs = self.source.converted()
+                made.float_file, macs = self.source.converted(trained)
                 quantization = Quantization(self.steps, tflite, quantizer)
-                quantizing = pool.submit(quantization.make, float_file, sampled, info)
+                quantizing = pool.submit(quantization.make, made)
             except TfcompressError as error:
-                failed |= {t.name: error for t in tflite}
+                made.failed |= {t.name: error for t in tflite}
         if sampled:
-            judged = self.source.judged(sampled, self.rows_to_judge(sampled, macs))
+            rows = self.rows_to_judge(sampled, macs)
+            made.judged = self.source.judged(sampled, rows)
+            if trained:
+                made.expected = self.source.judged(sampled, rows, trained)
         for target in others:
             try:
-                made[target.name] = self.source.exported(target), {}
+                path = self.source.exported(target, trained)
+                made.files[target.name] = path, store.read_json(path.parent / "step.json")
             except TfcompressError as error:
-                failed[target.name] = error
+                made.failed[target.name] = error
         self.source.close()
         if quantizing:
             done = quantizing.result()
-            made |= done.made
-            failed |= done.failed
+            made.files |= done.made
+            made.failed |= done.failed
             done.child.close()
-        return info, sampled, judged, timed, made, failed, float_file
+        if made.learned and made.judged:
+            made.rounded = self.rounded(made)
+        return made
+
+    def rounded(self, made: Made) -> Path:
+        """The folder with the outputs of the model with its learned roundings."""
+        rows = store.read_json(made.judged / "step.json")["rows"]
+
+        def run(place: Path) -> dict:
+            with self.steps.child("reference") as child:
+                asked = {"artifact": str(made.learned), "runtime": "litert", "start": 0,
+                         "stop": rows, "names": names(made.info), "out": str(place),
+                         "samples": str(made.sampled / "held_back")}
+                child.call("benchmark.compare:outputs", asked)
+            return {"rows": rows}
+
+        digest_in = store.digest(store.file_digest(made.learned), self.steps.digest(made.sampled))
+        return self.steps.step("reference", {"rows": rows}, digest_in, run)
 
     def rows_to_judge(self, sampled: Path, macs: int | None) -> int:
         there = store.read_json(sampled / "held_back" / "samples.json")["count"]
         fit = int(MACS_TO_JUDGE / macs) if macs else 1000
         return min(there, self.options.eval_samples or min(max(fit, FEWEST), MOST))
 
-    def judge(self, pool, made, failed, info, sampled, judged, float_file) -> list[Row]:
+    def judge(self, pool: ThreadPoolExecutor, made: Made) -> list[Row]:
         """Each artifact compared with the source in a process of its own, two at a time."""
         # int16x8 takes longest by far: first, so that it is not what all wait for in the end.
         order = sorted(self.targets, key=lambda t: t.quantization != "int16x8")
-        jobs = {
-            t.name: pool.submit(self.row, t, *made[t.name], info, sampled, judged, float_file)
-            for t in order
-            if t.name in made
-        }
+        jobs = {t.name: pool.submit(self.row, t, made) for t in order if t.name in made.files}
         rows = []
         for target in self.targets:
             try:
-                if target.name in failed:
-                    raise failed[target.name]
+                if target.name in made.failed:
+                    raise made.failed[target.name]
                 rows.append(jobs[target.name].result())
             except (DataError, UsageError):
                 raise  # what is wrong with the data or the metric is so for every target
@@ -320,22 +389,17 @@ class _Run:
                 rows.append(Row(target.name, "failed", error=error.to_dict()))
         return rows
 
-    def row(
-        self,
-        target: Target,
-        path: Path,
-        record: dict,
-        info: dict,
-        sampled: Path | None,
-        judged: Path | None,
-        float_file: Path | None,
-    ) -> Row:
+    def row(self, target: Target, made: Made) -> Row:
+        path, record = made.files[target.name]
+        judged, float_file = made.judged, made.float_file
+        expected = made.expected_of(target)
         config = {
             "runtime": target.runtime,
             "metric": self.options.metric,
-            "names": names(info),
+            "names": names(made.info),
             "limit": judged and store.read_json(judged / "step.json")["rows"],
             "reference": judged and self.steps.digest(judged),
+            "expected": expected and self.steps.digest(expected),
         }
 
         def judge(place: Path) -> dict:
@@ -349,8 +413,9 @@ class _Run:
                         config
                         | {
                             "artifact": str(path),
-                            "samples": str(sampled / "held_back"),
+                            "samples": str(made.sampled / "held_back"),
                             "reference": str(judged),
+                            "expected": expected and str(expected),
                             "threads": 1,
                         },
                         self.steps.progress(f"judge {target.name}"),
@@ -358,7 +423,7 @@ class _Run:
                     found["measurements"] += told["measurements"]
                     found["findings"] += told["findings"]
                     if float_file and target.quantization != "none" and verdict.collapsed(told):
-                        found["findings"] += self.locate(child, path, float_file, sampled)
+                        found["findings"] += self.locate(child, path, float_file, made.sampled)
                 return found
 
         folder = self.steps.step("judge", config, store.file_digest(path), judge)
@@ -366,6 +431,8 @@ class _Run:
         made_by = [path.parent]
         if float_file and target.format == "tflite":
             made_by.insert(0, float_file.parent)
+        if made.trained and made.trained not in made_by:
+            made_by.insert(0, made.trained)
         notes = [{"level": "info", "text": n, "advice": ""} for n in record.get("notes", [])]
         return Row(
             target.name,
@@ -378,7 +445,7 @@ class _Run:
             tuple(Measurement.from_dict(m) for m in found["measurements"]),
             fallbacks=tuple(record.get("fallbacks", ())),
             findings=(*found["findings"], *notes),
-            io=found["io"],
+            io=found["io"] | ({"serving": s} if (s := record.get("serving")) else {}),
         )
 
     def locate(self, child: Child, path: Path, float_file: Path, sampled: Path) -> list[dict]:
@@ -463,6 +530,8 @@ class _Run:
             for k, v in dataclasses.asdict(self.options).items()
             if k not in apart and v not in (None, (), False)
         }
+        if self.steps.recipe:
+            told["recipe"] = self.steps.recipe.to_dict()
         return told | {"targets": [t.to_dict() for t in self.targets]}
 
 

@@ -6,12 +6,16 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import data, store
 from .child import Child, ChildDied
 from .errors import TfcompressError, UsageError, from_dict
 from .steps import Steps
 from .targets import Target
+
+if TYPE_CHECKING:
+    from .pipeline import Made
 
 
 class Quantization:
@@ -22,17 +26,21 @@ class Quantization:
         self.made: dict[str, tuple[Path, dict]] = {}
         self.failed: dict[str, TfcompressError] = {}
         self._results: dict[str, dict] = {}
+        self.learned: Path | None = None
         self._alone: str | None = None
 
-    def make(self, float_file: Path, sampled: Path | None, info: dict) -> Quantization:
+    def make(self, given: Made) -> Quantization:
         """Fill `made` (path and step record by target) and `failed` (error by target)."""
-        samples = sampled / "calibration" if sampled else None
+        info, float_file = given.info, given.float_file
+        self.learned = given.learned
+        samples = given.sampled / "calibration" if given.sampled else None
         digest_in = store.file_digest(float_file)
         labels = self._labels(info)
         for target in self.targets:
             config = {
                 "target": target.to_dict(),
                 "samples": samples and store.file_digest(samples),
+                "learned": self.learned and store.file_digest(self.learned),
                 "strict": self.run.options.strict,
                 "labels": labels,
                 "normalize": self.run.options.normalize,
@@ -88,6 +96,7 @@ class Quantization:
                 {
                     "float": str(float_file),
                     "samples": samples and str(samples),
+                    "learned": self.learned and str(self.learned),
                     "targets": [t.to_dict() for t in waiting],
                     "out": tempfile.mkdtemp(dir=self.run.scratch),
                     "names": names(info),

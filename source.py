@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ class Source:
             "seed": options.seed,
             "normalize": options.normalize,
             "eval_spec": options.eval_data,
+            **({"train": True} if self.run.recipe else {}),
         }
         digest_in = store.digest(self.run.data_digest, self.run.eval_digest)
 
@@ -82,7 +84,8 @@ class Source:
                 },
                 "read data",
             )
-            digests = [store.file_digest(place / part) for part in ("calibration", "held_back")]
+            parts = ("calibration", "held_back", *(["train"] if self.run.recipe else []))
+            digests = [store.file_digest(place / part) for part in parts]
             return found | {"digest_out": store.digest(digests)}
 
         folder = self.run.step("data", told, digest_in, make)
@@ -103,73 +106,107 @@ class Source:
         )
         return store.read_json(folder / "step.json")["measurements"]
 
-    def converted(self) -> tuple[Path, int | None]:
-        """The float .tflite file and its MACs. A converter that dies costs only its route."""
+    def trained(self, sampled: Path) -> Path | None:
+        """The folder of the model that the recipe made, `model.keras`, and `step.json` about it.
+
+        With learned ranges there are two files more: `float.tflite`, and `learned.tflite`, which
+        is the same with the roundings in it.
+        """
+        if not self.run.recipe:
+            return None
+        config = {"recipe": self.run.recipe.to_dict(), "backend": self.run.options.backend,
+                  "seed": self.run.options.seed}
+        digest_in = store.digest(self.run.model_digest, self.run.digest(sampled))
 
         def make(place: Path) -> dict:
-            skip: list[str] = []
-            current = [""]
+            with self.run.checkpoint(config, digest_in) as checkpoint:
+                told = config | {"samples": str(sampled / "train"), "out": str(place),
+                                 "checkpoint": str(checkpoint)}
+                made = self._by_routes("worker:train", told, "train")
+            return made | {"digest_out": store.file_digest(place / "model.keras")}
 
-            def watch(fraction, text):
-                if text.startswith("route:"):
-                    current[0] = text.removeprefix("route:")
-                self.run.event("convert", fraction, text.replace("route:", "converter: "))
+        return self.run.step("train", config, digest_in, make)
 
-            while True:
-                current[0] = ""
-                try:
-                    if not self._child:
-                        self._open()
-                    made = self._child.call(
-                        "worker:convert", {"out": str(place / "float.tflite"), "skip": skip}, watch
-                    )
-                    return made | {
-                        "died": skip,
-                        "digest_out": store.file_digest(place / "float.tflite"),
-                    }
-                except ChildDied as error:
-                    self._child = None
-                    if not current[0] or current[0] in skip:
-                        raise TargetError(
-                            f"the TFLite converter {error.reason}",
-                            "run with --debug to see its log",
-                        ) from None
-                    skip.append(current[0])
+    def converted(self, trained: Path | None) -> tuple[Path, int | None]:
+        """The float .tflite file and its MACs."""
+        if trained and (trained / "float.tflite").is_file():
+            record = store.read_json(trained / "step.json")
+            self.info["rewrites"] = record["converted"]["rewrites"]
+            return trained / "float.tflite", record["converted"]["macs"]
 
-        folder = self.run.step("convert", {}, self.run.model_digest, make)
+        def make(place: Path) -> dict:
+            told = {"out": str(place / "float.tflite"), **self._which(trained)}
+            made = self._by_routes("worker:convert", told, "convert")
+            return made | {"digest_out": store.file_digest(place / "float.tflite")}
+
+        folder = self.run.step("convert", {}, self._digest(trained), make)
         record = store.read_json(folder / "step.json")
         self.info["rewrites"] = record.get("rewrites", [])
         return folder / "float.tflite", record.get("macs")
 
-    def judged(self, sampled: Path, rows: int) -> Path:
-        """The folder with the source model's outputs on the held-back samples."""
+    def _by_routes(self, function: str, payload: dict, stage: str) -> dict:
+        """A call that converts. A converter that dies costs only the route it was on."""
+        skip: list[str] = []
+        current = [""]
+
+        def watch(fraction, text):
+            if text.startswith("route:"):
+                current[0] = text.removeprefix("route:")
+            self.run.event(stage, fraction, text.replace("route:", "converter: "))
+
+        while True:
+            current[0] = ""
+            try:
+                if not self._child:
+                    self._open()
+                made = self._child.call(function, payload | {"skip": skip}, watch)
+                return made | {"died": skip}
+            except ChildDied as error:
+                self._child = None
+                if not current[0] or current[0] in skip:
+                    raise TargetError(
+                        f"the process that should {stage} the model {error.reason}",
+                        "run with --debug to see its log",
+                    ) from None
+                skip.append(current[0])
+
+    def _digest(self, trained: Path | None) -> str:
+        return self.run.digest(trained) if trained else self.run.model_digest
+
+    def _which(self, trained: Path | None) -> dict:
+        """What tells the child that a call is about the model that was trained."""
+        return {"trained": str(trained / "model.keras")} if trained else {}
+
+    def judged(self, sampled: Path, rows: int, trained: Path | None = None) -> Path:
+        """The folder with the outputs of the source or trained model on the held-back samples."""
         config = {"rows": rows, "batch": 32}
 
         def make(place: Path) -> dict:
+            told = {"samples": str(sampled / "held_back"), "out": str(place)}
             return self.call(
-                "worker:reference",
-                config | {"samples": str(sampled / "held_back"), "out": str(place)},
-                "run source model",
+                "worker:reference", config | told | self._which(trained), "run source model"
             )
 
-        return self.run.step("reference", config, self.run.digest(sampled), make)
+        digest_in = self.run.digest(sampled)
+        if trained:
+            digest_in = store.digest(digest_in, self.run.digest(trained))
+        return self.run.step("reference", config, digest_in, make)
 
-    def exported(self, target: Target) -> Path:
+    def exported(self, target: Target, trained: Path | None = None) -> Path:
         name = f"{target.name}{SUFFIXES[target.format]}"
 
         def make(place: Path) -> dict:
-            self.call(
-                "worker:export",
-                {
-                    "format": target.format,
-                    "out": str(place / name),
-                    "source": str(Path(self.run.options.model).absolute()),
-                },
-                f"export {target.name}",
+            told = {
+                "format": target.format,
+                "out": str(place / name),
+                "source": str(Path(self.run.options.model).absolute()),
+            }
+            name_there = re.sub(r"\W+", "-", Path(self.run.options.model).stem).strip("-")
+            told["name"] = name_there or "model"
+            made = self.call(
+                "worker:export", told | self._which(trained), f"export {target.name}"
             )
-            return {"digest_out": store.file_digest(place / name)}
+            return made | {"digest_out": store.file_digest(place / name)}
 
-        return (
-            self.run.step("export", {"target": target.to_dict()}, self.run.model_digest, make)
-            / name
-        )
+        config = {"target": target.to_dict()}
+        return self.run.step("export", config, self._digest(trained), make) / name

@@ -8,16 +8,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__, data, store
 from .artifact import Step
 from .child import Child, Progress
+from .compress import recipe
+from .compress.recipe import Recipe
+from .errors import UsageError
 from .targets import Target
 
 Event = Callable[[str, float | None, str], None]
+STAGE_FLAGS = ("prune", "prune_to", "cluster", "qat")
+TRAINING_FLAGS = ("distill", "epochs", "batch_size", "learning_rate")
+BACKENDS = ("native", "tfmot")
 PACKAGES = ("tensorflow", "keras", "tf-keras", "ai-edge-litert", "ai-edge-quantizer", "numpy")
 
 
@@ -46,6 +53,44 @@ class Options:
     seconds: float = 2.0
     fresh: bool = False
     command: str = ""
+    recipe: str | None = None
+    prune: str | None = None
+    prune_to: str | None = None
+    cluster: int | None = None
+    qat: bool = False
+    distill: bool | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    backend: str = "native"
+
+    def chosen_recipe(self) -> Recipe | None:
+        """The recipe that the flags or the file ask for; None where nothing is trained.
+
+        Raises:
+            UsageError: Unknown recipe, values out of range, or flags that contradict it.
+        """
+        stages = {k: v for k in STAGE_FLAGS if (v := getattr(self, k)) not in (None, False)}
+        training = {k: v for k in TRAINING_FLAGS if (v := getattr(self, k)) is not None}
+        if self.backend not in BACKENDS:
+            raise UsageError(
+                f"unknown backend {self.backend!r}", f"use one of: {', '.join(BACKENDS)}"
+            )
+        if not self.recipe:
+            chosen = recipe.from_flags(**stages, **training)
+            if not chosen and (training or self.backend != "native"):
+                raise UsageError(
+                    "there is nothing to train", "add a stage: --prune, --cluster, --qat or --distill"
+                )
+            return chosen
+        if stages:
+            flags = ", ".join(f"--{k.replace('_', '-')}" for k in stages)
+            raise UsageError(
+                f"{flags} cannot be given beside --recipe", "add the stage to the recipe's file"
+            )
+        chosen = recipe.from_toml(self.recipe)
+        told = chosen.to_dict()
+        return recipe.from_dict(told | {"training": told["training"] | training})
 
 
 class Steps:
@@ -53,11 +98,13 @@ class Steps:
 
     Attributes:
         key: The digest of everything that decides the run's result.
+        recipe: What the model is trained to before it is exported, or None.
         records: What is known of each step made or found, by its folder.
     """
 
     def __init__(self, options: Options, targets: list[Target], on_event: Event, cpu: str):
         self.options, self.targets, self.event, self.cpu = options, targets, on_event, cpu
+        self.recipe = options.chosen_recipe()
         self.store = store.Store()
         self.scratch = Path()
         self.records: dict[str, Step] = {}
@@ -81,6 +128,7 @@ class Steps:
             "fresh": False,
             "model": Path(options.model).name,
             "labels": options.labels and store.file_digest(options.labels),
+            "recipe": self.recipe and self.recipe.to_dict(),
         }
         self.key = store.digest(
             self._base,
@@ -145,6 +193,13 @@ class Steps:
                 name, config, record["seconds"], digest_in, out, cached
             )
         return folder
+
+    @contextmanager
+    def checkpoint(self, config: dict, digest_in: str) -> Iterator[Path]:
+        """A folder for work that a killed run shall go on with; gone once the body has ended."""
+        folder = self.store.unfinished(store.digest(config, digest_in, self._base))
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
     def digest(self, folder: Path) -> str:
         """The digest of what the step in `folder` made."""

@@ -76,6 +76,13 @@ class Store:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
+    def unfinished(self, key: str) -> Path:
+        """A folder for the work of a step that takes long, found again by whoever goes on."""
+        folder = self.root / "unfinished" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        return folder
+
     def drop(self, key: str) -> None:
         """Forget the step `key`."""
         shutil.rmtree(self.root / key[:2] / key, ignore_errors=True)
@@ -83,6 +90,9 @@ class Store:
     def prune(self, limit: int = LIMIT) -> None:
         """Drop half-made folders older than a day and the least recently used steps."""
         total = 0
+        for folder in self.root.glob("unfinished/*"):
+            if time.time() - folder.stat().st_mtime > 7 * 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
         folders = [p for p in self.root.glob("??/*") if p.is_dir()]
         for folder in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True):
             if folder.name.startswith(".making-"):

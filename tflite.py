@@ -218,6 +218,10 @@ def describe(file: str | Path | bytes) -> dict:
         parameters: Number of stored weight values: constants of a floating type, or of an integer
             type with a quantization scale; a buffer that tensors share counts once.
         weights: `{"bytes", "dtypes": {dtype: share of the values}, "zeros": share of zeros}`.
+        tensors: Of each weight matrix or kernel of at least 16 values, largest first: `{"tensor",
+            "layer", "dtype", "shape", "bytes", "zeros", "distinct"}`; `distinct` is the number of
+            different stored values, in the richest channel where scales are per channel, None
+            beyond 256.
         macs: Multiply-accumulates of one inference: output elements times the length of the dot
             product behind each, for convolutions, FULLY_CONNECTED, BATCH_MATMUL and the recurrent
             kernels (their weights once per time step). The body of a WHILE counts once.
@@ -301,6 +305,67 @@ def _describe_graph(model, graph) -> dict:
     return {"name": (graph.name or b"").decode("utf-8", "replace"), "ops": ops}
 
 
+def operations(model, graph=None) -> list[dict]:
+    """Every operator of a subgraph with what decides whether an accelerator can run it.
+
+    Args:
+        model: From `load`.
+        graph: A subgraph of it; the first where nothing is given.
+
+    Returns:
+        A list of `{"index", "op", "version", "options", "inputs", "outputs", "macs"}`; `options`
+        are the schema's own (`strideW`, `fusedActivationFunction`, ...). A tensor is `{"tensor"
+        (its number), "name", "shape", "dtype", "scales" (how many; 0 where it is not quantized),
+        "constant", "bytes"}`; constants of at most 16 plain integers have their `values`, quantized ones
+        `zero` (whether all values are the zero point). A missing optional input is None.
+    """
+    graph = graph or model.subgraphs[0]
+    return [
+        {
+            "index": index,
+            "op": op_name(model, op),
+            "version": int(model.operatorCodes[op.opcodeIndex].version or 1),
+            "options": _options(op),
+            "inputs": [_operand(model, graph, i) for i in op.inputs],
+            "outputs": [_operand(model, graph, i) for i in op.outputs],
+            "macs": macs(model, graph, op),
+        }
+        for index, op in enumerate(graph.operators)
+    ]
+
+
+def _options(op) -> dict:
+    found = vars(op.builtinOptions) if op.builtinOptions else {}
+    return {k: v for k, v in found.items() if isinstance(v, (bool, int, float, str))}
+
+
+def _operand(model, graph, index: int) -> dict | None:
+    if index < 0:
+        return None
+    tensor = graph.tensors[index]
+    data = model.buffers[tensor.buffer].data
+    dtype = dtype_names()[tensor.type]
+    shape = [int(n) for n in tensor.shape]
+    quant = tensor.quantization
+    scales = 0 if quant is None or quant.scale is None else len(quant.scale)
+    width = {"float64": 8, "int64": 8, "uint64": 8, "int16": 2, "uint16": 2, "float16": 2}
+    width |= {"int8": 1, "uint8": 1, "bool": 1, "int4": 0.5}
+    found = {
+        "tensor": index,
+        "name": tensor.name.decode(),
+        "shape": shape,
+        "dtype": dtype,
+        "scales": scales,
+        "constant": data is not None,
+        "bytes": len(data) if data is not None else int(math.prod(shape) * width.get(dtype, 4)),
+    }
+    if data is not None and not scales and dtype in ("int32", "int64") and math.prod(shape) <= 16:
+        found["values"] = constant(model, tensor).reshape(-1).tolist()
+    elif data is not None and scales == 1 and dtype in ("int8", "uint8"):
+        found["zero"] = bool((constant(model, tensor) == quant.zeroPoint[0]).all())
+    return found
+
+
 def macs(model, graph, op) -> int:
     """Multiply-accumulates of one operator (see `describe`); 0 for those without dot products."""
 
@@ -361,23 +426,70 @@ def _weights(model) -> dict:
     counts: Counter = Counter()
     zeros = stored = 0
     seen = set()
+    table = []
+    names = layer_names(model)
     for graph in model.subgraphs:
-        for tensor in graph.tensors:
+        layers = _readers(graph, names)
+        for i, tensor in enumerate(graph.tensors):
             if tensor.buffer in seen or not is_weight(model, tensor):
                 continue
             seen.add(tensor.buffer)
-            stored += len(model.buffers[tensor.buffer].data)
+            size = len(model.buffers[tensor.buffer].data)
+            stored += size
             values = constant(model, tensor)
             count = math.prod(int(n) for n in tensor.shape)
             counts[dtype_names()[tensor.type]] += count
-            if values is not None:
-                zeros += values.size - int(np.count_nonzero(values))
+            if values is None:
+                continue
+            none = values.size - int(np.count_nonzero(values))
+            zeros += none
+            if count >= LEAST_LISTED and len(tensor.shape) > 1:
+                table.append({
+                    "tensor": tensor.name.decode(),
+                    "layer": names.get(tensor.name.decode()) or layers.get(i, ""),
+                    "dtype": dtype_names()[tensor.type],
+                    "shape": [int(n) for n in tensor.shape],
+                    "bytes": size,
+                    "zeros": none / count,
+                    "distinct": _distinct(values, tensor.quantization),
+                })
     total = sum(counts.values())
     shares = {name: count / total for name, count in counts.most_common()} if total else {}
     return {
         "parameters": total,
         "weights": {"bytes": stored, "dtypes": shares, "zeros": zeros / total if total else 0.0},
+        "tensors": sorted(table, key=lambda t: -t["bytes"]),
     }
+
+
+LEAST_LISTED = 16
+MOST_DISTINCT = 256
+
+
+def _readers(graph, names: dict[str, str]) -> dict[int, str]:
+    """Per tensor, the layer of the operator that reads it."""
+    found: dict[int, str] = {}
+    for op in graph.operators:
+        written = [graph.tensors[i].name.decode() for i in op.outputs if i >= 0]
+        layer = next((names[n] for n in written if names.get(n)), "")
+        for i in op.inputs if op.inputs is not None else ():
+            found[int(i)] = found.get(int(i)) or layer
+    return found
+
+
+def _distinct(values, quantization) -> int | None:
+    """Different values of a tensor, in its richest channel where scales are per channel."""
+    import numpy as np
+
+    flat = values.reshape(-1)
+    if len(np.unique(flat[:4 * MOST_DISTINCT])) > MOST_DISTINCT:
+        return None
+    scales = () if quantization is None or quantization.scale is None else quantization.scale
+    if len(scales) > 1 and values.ndim and values.shape[quantization.quantizedDimension] > 1:
+        rows = np.moveaxis(values, quantization.quantizedDimension, 0)
+        return max(len(np.unique(row)) for row in rows)
+    found = len(np.unique(flat))
+    return found if found <= MOST_DISTINCT else None
 
 
 def layer_names(model) -> dict[str, str]:

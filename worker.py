@@ -6,6 +6,7 @@ JSON and keeps its state (the loaded model) in the child between calls.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib
 import re
@@ -20,6 +21,7 @@ from .child import Progress
 from .errors import DataError, TargetError, TfcompressError
 
 _state: dict = {}
+LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off by a whole step
 OPTIMIZER = "{:,} bytes of the file are optimizer state; they are not counted as the model's size"
 
 
@@ -40,6 +42,7 @@ def open_source(payload: dict, progress: Progress) -> dict:
         input_shapes=load.parse_input_shape(payload["input_shape"]),
     )
     _state["loaded"] = loaded
+    _state["how"] = {k: payload[k] for k in ("unsafe", "custom_objects")}
     spare = _optimizer(Path(payload["path"]))
     return {
         "kind": loaded.kind,
@@ -171,13 +174,14 @@ def reference(payload: dict, progress: Progress) -> dict:
     from numpy.lib.format import open_memmap
 
     rows, out = payload["rows"], Path(payload["out"])
+    loaded = _model(payload)
     arrays = _samples(payload["samples"])
     files: list = []
     batch = payload["batch"]
     for start in range(0, rows, batch):
         stop = min(start + batch, rows)
         progress(start / rows, "running the source model")
-        results = _outputs([np.asarray(a[start:stop]) for a in arrays])
+        results = _outputs([np.asarray(a[start:stop]) for a in arrays], loaded)
         for i, result in enumerate(results):
             result = np.asarray(result)
             if start == 0:
@@ -191,11 +195,88 @@ def reference(payload: dict, progress: Progress) -> dict:
     return {"rows": rows, "finite": "not finite" not in _state}
 
 
-def _outputs(arrays: list) -> list:
-    """The source model on the user's data; what TensorFlow rejects is an error in the data."""
-    from .compress import load
+def train(payload: dict, progress: Progress) -> dict:
+    """The source model, trained by the recipe: `model.keras`, and its float file after QAT."""
+    from .compress import recipe
+
+    if payload["backend"] == "tfmot":
+        from .compress import tfmot as engine
+    else:
+        from .compress import finetune as engine
+    out = Path(payload["out"])
+    done = engine.run(
+        _state["loaded"],
+        recipe.from_dict(payload["recipe"]),
+        payload["samples"],
+        seed=payload["seed"],
+        progress=progress,
+        checkpoint_dir=payload["checkpoint"],
+    )
+    from .export.keras import to_keras
+
+    to_keras(done.model, out / "model.keras")
+    told = {k: v for k, v in vars(done).items() if k not in ("model", "qat_model")}
+    return told | {"converted": _with_learned_ranges(done, out, payload["skip"], progress)}
+
+
+def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -> dict | None:
+    """`learned.tflite`, whose activations are rounded as in training, and it without: both float.
+
+    None where nothing was learned, or where no converter takes the model with its roundings: then
+    ranges are calibrated, and a note says so.
+    """
+    if done.qat_model is None:
+        return None
+    import numpy as np
+
+    from . import tflite
+    from .compress import learned, lower
+    from .export.tflite import to_tflite
 
     loaded = _state["loaded"]
+    rows = done.qat_model.ranges.samples[:4]
+    wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
+    check = tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
+    try:
+        made = to_tflite(
+            done.qat_model,
+            out / "learned.tflite",
+            inputs=_static(loaded.inputs),
+            outputs=loaded.outputs,
+            progress=progress,
+            lower=lower,
+            skip=skip,
+            check=check,
+            faithful=LEARNED_DB,
+        )
+    except TargetError as error:
+        done.notes.append(f"the learned ranges are calibrated instead: {error.message}")
+        return None
+    content, _ = learned.strip((out / "learned.tflite").read_bytes())
+    (out / "float.tflite").write_bytes(content)
+    return made | {"macs": tflite.describe(out / "float.tflite").get("macs")}
+
+
+def _model(payload: dict):
+    """The model that a call is about: the source model, or the trained one in `trained`."""
+    path = payload.get("trained")
+    if not path:
+        return _state["loaded"]
+    if _state.get("trained", ("",))[0] != path:
+        from .compress import load
+
+        made = load.open_model(path, **_state["how"])
+        source = _state["loaded"]
+        _state["trained"] = path, dataclasses.replace(
+            made, inputs=source.inputs, outputs=source.outputs)
+    return _state["trained"][1]
+
+
+def _outputs(arrays: list, loaded=None) -> list:
+    """A model on the user's data; what TensorFlow rejects is an error in the data."""
+    from .compress import load
+
+    loaded = loaded or _state["loaded"]
     try:
         return load.call(loaded, arrays)
     except TfcompressError:
@@ -230,7 +311,7 @@ def convert(payload: dict, progress: Progress) -> dict:
     from .compress import lower
     from .export.tflite import to_tflite
 
-    loaded = _state["loaded"]
+    loaded = _model(payload)
     made = to_tflite(
         loaded.model,
         payload["out"],
@@ -249,7 +330,7 @@ def _static(specs: list[TensorSpec]) -> list[TensorSpec]:
 
 def export(payload: dict, progress: Progress) -> dict:
     """The model as Keras file or SavedModel."""
-    loaded = _state["loaded"]
+    loaded = _model(payload)
     progress(None, f"writing {payload['format']}")
     if payload["format"] == "keras":
         if loaded.kind != "keras3":
@@ -261,15 +342,18 @@ def export(payload: dict, progress: Progress) -> dict:
 
         to_keras(loaded.model, payload["out"])
         return {}
+    from .export import serving
     from .export.savedmodel import to_saved_model
 
+    ends = {"inputs": loaded.inputs, "outputs": loaded.outputs}
     if loaded.kind == "saved-model":
         shutil.copytree(payload["source"], payload["out"])
-        return {}
-    return (
-        to_saved_model(loaded.model, payload["out"], inputs=loaded.inputs, outputs=loaded.outputs)
-        or {}
-    )
+    else:
+        to_saved_model(loaded.model, payload["out"], **ends)
+    if not (Path(payload["out"]) / serving.WARM_UP).exists():
+        serving.warm_up(payload["out"], loaded.inputs, payload["name"])
+    told = {side: [_spec(s) for s in specs] for side, specs in ends.items()}
+    return {"serving": serving.contract(**told, name=payload["name"])}
 
 
 # Files, in a process without TensorFlow -----------------------------------------------------
@@ -322,6 +406,7 @@ def describe(payload: dict, progress: Progress) -> dict:
             "inputs": inside["inputs"],
             "outputs": inside["outputs"],
             "weights": weights["dtypes"],
+            "tensors": inside["tensors"],
             "ops": inside["histogram"],
         }
     return {"measurements": [m.to_dict() for m in measurements], "io": io}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,8 +42,10 @@ def run(payload: dict, progress) -> dict:
     Args:
         payload: `artifact` (path), `runtime`, `names` (`{"inputs", "outputs"}` in the model's
             order), `samples` (folder: `inputs/<i>.npy`, `labels.npy` where known, `samples.json`),
-            `reference` (folder of the source's outputs, `<i>.npy`), `metric` (a name of
-            `tasks.METRICS`, or None: by the labels), `threads`, `limit` (rows, None: all).
+            `reference` (folder of the source's outputs, `<i>.npy`), `expected` (folder of the
+            outputs that the artifact should have where training has changed the model, or None:
+            the source's; SNR, cosine and largest error are measured against these), `metric` (a
+            name of `tasks.METRICS`, or None: by the labels), `threads`, `limit` (rows, None: all).
         progress: Called with the share done and a text.
 
     Returns:
@@ -160,6 +163,9 @@ class _Data:
         self.random = bool(about.get("random"))
         self.inputs = open_arrays(folder / "inputs")
         self.reference = open_arrays(Path(payload["reference"]))
+        self.trained = bool(payload.get("expected"))
+        self.expected = (open_arrays(Path(payload["expected"])) if self.trained
+                         else self.reference)
         labels = folder / "labels.npy"
         self.labels = np.load(labels, mmap_mode="r") if labels.is_file() else None
         every = [*self.inputs, *self.reference, *([] if self.labels is None else [self.labels])]
@@ -215,14 +221,16 @@ class _Tally:
         import numpy as np
 
         batch = []
-        for i, (ref, out) in enumerate(zip(self.data.reference, outputs, strict=True)):
+        for i, (ref, want, out) in enumerate(zip(self.data.reference, self.data.expected, outputs,
+                                                 strict=True)):
             reference = np.asarray(ref[rows], np.float32)
             if out.size != reference.size:
                 raise ModelError(f"output {i} has {out.size} values where the source model has "
                                  f"{reference.size}", "convert the model again")
             integer = out.dtype.kind in "iub"
             out = np.asarray(out, np.float32).reshape(reference.shape)
-            self.fidelity[i].add(reference, out)
+            expected = np.asarray(want[rows], np.float32) if self.data.trained else reference
+            self.fidelity[i].add(expected.reshape(reference.shape), out)
             self._agree(i, reference, out, integer)
             batch.append((reference, out))
         for array in self.data.inputs:
@@ -253,6 +261,8 @@ class _Tally:
 
     def result(self, names: list[str]) -> tuple[list[Measurement], list[dict], dict | None]:
         found = _fidelity(self.fidelity, names)
+        if self.data.trained:
+            found = [replace(m, note=_join("against the trained model", m.note)) for m in found]
         shares = {i: s.value for i, s in self.agreement.items() if s.count}
         if shares:
             worst = min(shares, key=shares.get)
@@ -263,7 +273,10 @@ class _Tally:
             graded, task = self._graded()
             found += graded
         findings = _broken(self.fidelity, names)
-        findings += _collapse(self.fidelity, names, shares, task, bool(findings))
+        # Training may change decisions for the better: labels tell, where there are any.
+        judged = {} if self.data.trained and task else shares
+        findings += _collapse(self.fidelity, names, judged, task, bool(findings),
+                              self.data.trained)
         findings += self._chance(task)
         return found, findings, task
 
@@ -358,7 +371,7 @@ def _broken(outputs: list[metrics.Fidelity], names: list[str]) -> list[dict]:
 
 
 def _collapse(outputs: list[metrics.Fidelity], names: list[str], shares: dict[int, float],
-              task: dict | None, broken: bool) -> list[dict]:
+              task: dict | None, broken: bool, trained: bool = False) -> list[dict]:
     """An artifact that has lost what the model had learned, in words."""
     snrs = {i: f.snr for i, f in enumerate(outputs) if f.snr is not None}
     signs = []
@@ -367,6 +380,14 @@ def _collapse(outputs: list[metrics.Fidelity], names: list[str], shares: dict[in
             signs.append(f"the SNR of output {names[i]} is {snr:.1f} dB")
     # Near ties of an untrained model flip without meaning anything: a good SNR overrules.
     near = min(snrs.values(), default=-math.inf) >= 2 * COLLAPSE_SNR_DB
+    if trained and near:  # exported faithfully: what was lost, was lost in training
+        lost = [f"{task['metric']} went from {task['source']:.4g} to {task['artifact']:.4g}"] \
+            if task and task["drop"] is not None and task["drop"] > COLLAPSE_DROP else \
+            [f"output {names[i]} decides as the source model does on {100 * s:.0f} % of the samples"
+             for i, s in shares.items() if s < COLLAPSE_AGREEMENT]
+        return [_finding("warning", f"training has cost much: {'; '.join(lost)}",
+                         "prune or cluster less, train longer (--epochs), or give more data")
+                ] if lost else []
     low = {i: s for i, s in shares.items() if s < COLLAPSE_AGREEMENT}
     if not near:
         signs += [f"output {names[i]} decides as the source model does on only {100 * s:.0f} % of "

@@ -4,36 +4,69 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from . import copying
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where to go on: numbers of the stage, of the phase in it, and of the epoch in the stage.
+
+    Attributes:
+        inside: Whether the phase has begun, so that an optimizer's state is there.
+        model: File of the model where channels were taken out of it.
+    """
+
+    stage: int
+    phase: int
+    epoch: int
+    inside: bool
+    model: str | None
 
 
 class Checkpoint:
     """The state after the last finished epoch: `state.npz` in a folder, written whole or not."""
 
     def __init__(self, folder: Path):
-        self.file = folder / "state.npz"
+        self.folder, self.file = folder, folder / "state.npz"
 
-    def position(self) -> tuple[int, int]:
-        """(stage, epoch) to go on with."""
+    def position(self) -> Position | None:
+        """Where to go on, or None at the beginning."""
         if not self.file.is_file():
-            return 0, 0
+            return None
         with self._open() as held:
             told = json.loads(str(held["told"]))
-        return told["stage"], told["epoch"]
+        return Position(told["stage"], told["phase"], told["epoch"], "waited" in told,
+                        told["model"])
+
+    def keep_model(self, model: Any, name: str) -> str:
+        """Save a model that channels were taken out of; returns its file's name."""
+        file = f"model-{name}.keras"
+        beside = self.folder / f"part-{file}"
+        model.save(beside, include_optimizer=False)
+        os.replace(beside, self.folder / file)
+        return file
+
+    def load_model(self, file: str, like: Any) -> Any:
+        """The model that `keep_model` saved, made of the classes of `like`."""
+        return copying.reload(self.folder / file, like)
 
     def _open(self) -> Any:
         import numpy as np
 
         return np.load(self.file)
 
-    def save(self, engine: Any, state: Any, stage: int, epoch: int) -> None:
+    def save(self, engine: Any, state: Any, stage: int, phase: int, epoch: int) -> None:
         """Write what `restore` and `restore_state` need.
 
         Args:
-            engine: The run: `model`, `forms`, `hooks` and `history`.
-            state: The stage's optimizer and best weights; None between stages.
+            engine: The run: `model`, `forms`, `hooks`, `history` and what was slimmed.
+            state: The phase's optimizer and best weights; None between phases.
             stage: Number of the stage to go on with.
+            phase: Number of its phase to go on with.
             epoch: Number of its epoch to go on with.
         """
         import numpy as np
@@ -45,7 +78,8 @@ class Checkpoint:
                     arrays[f"form/{i}/{part}"] = getattr(form, part).numpy()
         if engine.hooks:
             arrays |= {f"range/{i}": v.numpy() for i, v in enumerate(engine.hooks.variables())}
-        told = {"stage": stage, "epoch": epoch, "history": engine.history}
+        told = {"stage": stage, "phase": phase, "epoch": epoch, "history": engine.history,
+                "model": engine.model_file, "slimmed": engine.slimmed}
         if state is not None:
             arrays |= {f"optimizer/{i}": v.numpy()
                        for i, v in enumerate(state.wrapped.optimizer.variables)}
@@ -69,7 +103,9 @@ class Checkpoint:
                 for i, variable in enumerate(engine.hooks.variables()):
                     if f"range/{i}" in held:
                         variable.assign(held[f"range/{i}"])
-            engine.history[:] = json.loads(str(held["told"]))["history"]
+            told = json.loads(str(held["told"]))
+        engine.history[:] = told["history"]
+        engine.slimmed, engine.model_file = told["slimmed"], told["model"]
 
     def restore_state(self, state: Any) -> None:
         """The optimizer and the best weights so far."""

@@ -95,15 +95,18 @@ def wrapped_class() -> type:
             forms: One per kernel.
             objective: `losses.Objective`, which has the loss and the score.
             hooks: None, or a context manager to call the inner model in (`qat.Ranges`).
+            teacher: None, or what gives the original's outputs for a list of inputs; batches
+                then come without them.
         """
 
         def __init__(self, inner: Any, pack: Any, forms: list[Form], objective: Any,
-                     hooks: Any = None):
+                     hooks: Any = None, teacher: Any = None):
             super().__init__(name="wrapped")
             self.inner, self.objective = inner, objective
             self.extra = [v for f in forms for v in f.variables()]
             self.ranges = hooks.variables() if hooks else []
-            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks}
+            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks,
+                            "teacher": teacher}
             self.score = keras.metrics.Mean("score")
             self.built = True
 
@@ -125,11 +128,18 @@ def wrapped_class() -> type:
                     variable.assign(value)
             return keras.tree.flatten(outputs)
 
+        def train_step(self, data: Any) -> Any:
+            inputs, y = data
+            if self._hidden["teacher"]:
+                y = y | {f"teacher{i}": tf.stop_gradient(output) for i, output in
+                         enumerate(self._hidden["teacher"](list(inputs)))}
+            return super().train_step((inputs, y))
+
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
             loss = self.objective.loss(y, y_pred)
             for extra in self.losses if training else ():
                 loss += tf.cast(tf.reduce_sum(extra), loss.dtype)
-            return loss
+            return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
         def compute_metrics(self, x, y, y_pred, sample_weight=None):
             self.score.update_state(self.objective.score_of(y, y_pred))

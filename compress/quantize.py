@@ -14,13 +14,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import tflite
 from ..child import Child, ChildDied
 from ..errors import TargetError, TfcompressError
-from . import calibrate, float16, plans, rewrite, surgery
+from . import calibrate, float16, learned, plans, rewrite, surgery
 
 ROWS = 12  # calibration rows on which precision is decided
 ENOUGH = 10_000  # values of a tensor from which their extremes bound the next ones
@@ -33,8 +33,10 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         payload: `float` (path of the float .tflite), `samples` (folder of samples, or None for
             seeded random ones), `targets` (list of `Target.to_dict()`), `out` (folder), `names`
             (`{"inputs": [...], "outputs": [...]}`, the signature's names in the order of the
-            samples), `strict` (a wider type is an error), `isolate` (run every candidate in a
-            process of its own: slow, for a second try after a kernel ended this one).
+            samples), `learned` (path of the same file with learned roundings in it, or None: its
+            ranges are used for 8-bit activations), `strict` (a wider type is an error), `isolate`
+            (run every candidate in a process of its own: slow, for a second try after a kernel
+            ended this one).
         progress: Called with "target:<name>" before each target.
 
     Returns:
@@ -55,7 +57,7 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         progress(None, f"target:{name}")
         start = time.perf_counter()
         try:
-            result = _quantize(source, target, bool(payload.get("strict")))
+            result = _quantize(source.aim_at(target), target, bool(payload.get("strict")))
             path = out / f"{name}.tflite"
             beside = path.with_name(f".{path.name}.{os.getpid()}")
             beside.write_bytes(result.pop("model"))
@@ -103,6 +105,8 @@ class Source:
     progress: Callable
     payload: dict
     isolate: bool = False
+    learned: dict = field(default_factory=dict)  # ranges that training found
+    rounded: list[dict] | None = None  # outputs with these roundings
     seconds: float = 0.0
     _extremes: dict | None = field(default=None, repr=False)
     _last: tuple | None = field(default=None, repr=False)  # the last file judged, and its SNR
@@ -127,8 +131,19 @@ class Source:
         reference = calibrate.outputs(model, samples, rows)
         sizes = {t.name.decode(): math.prod(map(int, t.shape if t.shape is not None else ()))
                  for t in parsed.subgraphs[0].tensors}
-        return cls(data, model, samples, rows, reference, judged, macs, sizes, progress, payload,
+        made = cls(data, model, samples, rows, reference, judged, macs, sizes, progress, payload,
                    bool(payload.get("isolate")))
+        if payload.get("learned"):
+            content = Path(payload["learned"]).read_bytes()
+            made.learned = learned.strip(content)[1]
+            made.rounded = calibrate.outputs(content, samples, rows)
+        return made
+
+    def aim_at(self, target: dict) -> Source:
+        """This source as a target sees it: 8-bit activations have the learned ranges."""
+        if self.learned and target["quantization"] == "int8":
+            return replace(self, reference=self.rounded)
+        return replace(self, learned={}) if self.learned else self
 
     def extremes(self) -> dict:
         """Smallest and largest value per tensor and sample; measured when first asked for."""
@@ -152,7 +167,7 @@ class Source:
             else:
                 low, high = _reach(good, self.sizes.get(name, 1))
             found[name] = (float(low), float(high))
-        return found
+        return found | {name: r for name, r in self.learned.items() if name in found}
 
     def summary(self) -> dict:
         return {"samples": self.samples.count if self._extremes is not None else 0,

@@ -10,8 +10,8 @@
     [[stages]]
     stage = "qat"
 
-Stages are data: adding an option is adding a field here. `recipe_schema.json` is the same as a JSON
-schema. Standard library only.
+The stages and their fields are in `stages`; `recipe_schema.json` is the same as a JSON schema.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -26,120 +26,27 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from .stages import (
+    MEASURES,
+    PATTERN,
+    STAGES,
+    Cluster,
+    Finetune,
+    Prune,
+    Qat,
+    Stage,
+    Structured,
+    Training,
+    check,
+    check_order,
+    name_of,
+)
+
+__all__ = ["PATTERN", "STAGES", "Cluster", "Finetune", "Prune", "Qat", "Recipe", "Stage",
+           "Structured", "Training", "from_dict", "from_flags", "from_toml", "name_of", "names"]
 
 FOLDER = Path(__file__).parent / "recipes_toml"
 STEPS = 1000  # in which a stage usually settles
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-SCHEDULES = ("polynomial", "constant")
-PATTERN = re.compile(r"unstructured|([1-9]\d?):([1-9]\d?)|block([1-9]\d?)x([1-9]\d?)")
-
-
-@dataclass(frozen=True)
-class Finetune:
-    """Training alone, with no change to the weights' form."""
-
-    epochs: int | None = None
-    learning_rate: float | None = None
-
-
-@dataclass(frozen=True)
-class Prune:
-    """Set the smallest weights to zero and train the others.
-
-    Attributes:
-        sparsity: Share of zeros in each kernel in the end. A pattern `n:m` has its own.
-        pattern: `unstructured`, `2:4` (at most 2 of 4 consecutive inputs of an output are not
-            zero; any n:m), or `block1x4` (blocks of 1 output times 4 consecutive inputs).
-        schedule: `polynomial` lets the sparsity grow over the first half of the steps,
-            `constant` prunes at once.
-        layers: Which layers: names or types with `*`, commas between, `!` before exceptions.
-        embeddings: Prune embedding tables too.
-        epochs: Passes over the data; None takes the training's.
-        learning_rate: None takes twice the training's.
-    """
-
-    sparsity: float = 0.8
-    pattern: str = "unstructured"
-    schedule: str = "polynomial"
-    layers: str = "*"
-    embeddings: bool = False
-    epochs: int | None = None
-    learning_rate: float | None = None
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Let each kernel have few distinct values, and train these.
-
-    Attributes:
-        clusters: Distinct values per kernel, the zero of pruned weights included.
-        layers: As in `Prune`.
-        embeddings: Cluster embedding tables too.
-        epochs: Passes over the data; None takes the training's.
-        learning_rate: None takes the training's.
-    """
-
-    clusters: int = 16
-    layers: str = "*"
-    embeddings: bool = False
-    epochs: int | None = None
-    learning_rate: float | None = None
-
-
-@dataclass(frozen=True)
-class Qat:
-    """Train with the rounding of the quantized file in place.
-
-    Attributes:
-        weight_bits: 8, or 4 for kernels of half the size.
-        activation_bits: 8, or 16.
-        layers: As in `Prune`; the others are left to calibration.
-        epochs: Passes over the data; None takes the training's.
-        learning_rate: None takes a tenth of the training's.
-    """
-
-    weight_bits: int = 8
-    activation_bits: int = 8
-    layers: str = "*"
-    epochs: int | None = None
-    learning_rate: float | None = None
-
-
-STAGES = {"finetune": Finetune, "prune": Prune, "cluster": Cluster, "qat": Qat}
-Stage = Finetune | Prune | Cluster | Qat
-
-
-@dataclass(frozen=True)
-class Training:
-    """How every stage is trained.
-
-    Attributes:
-        epochs: Passes over the data per stage; None: as many as make 1000 steps, 3 to 30.
-        batch_size: Samples per step.
-        learning_rate: At the start; it falls to zero along a cosine (from the moment at which
-            pruning has reached its sparsity).
-        optimizer: One of `OPTIMIZERS`.
-        distill: The original model's outputs are a teacher, beside the labels or alone.
-        temperature: Softens the distributions of a classifier and its teacher.
-        teacher_weight: Share of the teacher in the loss where there are labels.
-        patience: Epochs without progress on the validation samples after which a stage ends;
-            None trains all epochs.
-        validation: Share of the samples that are held out to choose the best epoch.
-        seed: Of shuffling, initial clusters, dropout and augmentation.
-    """
-
-    epochs: int | None = None
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    optimizer: str = "adam"
-    distill: bool = True
-    temperature: float = 2.0
-    teacher_weight: float = 0.5
-    patience: int | None = None
-    validation: float = 0.1
-    seed: int = 0
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Stages in their order, and how they are trained.
@@ -154,10 +61,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise UsageError("the recipe has no stages", f"known stages: {', '.join(STAGES)}")
-        for stage in self.stages:
-            _check_stage(stage)
-        _check_training(self.training)
-        _check_order([name_of(s) for s in self.stages])
+        for stage in (*self.stages, self.training):
+            check(stage)
+        check_order([name_of(s) for s in self.stages])
 
     def epochs(self, stage: Stage, steps: int) -> int:
         """Passes over the data in a stage, where one pass is `steps` steps."""
@@ -178,21 +84,17 @@ class Recipe:
         return {"stages": stages, "training": dataclasses.asdict(self.training)}
 
 
-def name_of(stage: Stage) -> str:
-    """`prune` for a `Prune`, and so on."""
-    return next(name for name, kind in STAGES.items() if type(stage) is kind)
-
-
 def names() -> list[str]:
     """The built-in recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def from_flags(*, prune: float | str | None = None, cluster: int | None = None, qat: bool = False,
-               **training: Any) -> Recipe | None:
+               prune_to: float | str | None = None, **training: Any) -> Recipe | None:
     """The recipe of `--prune 0.8 --cluster 16 --qat --epochs 3`; None if no stage is asked for.
 
     Args:
+        prune_to: What is to be left when whole channels go: `0.5`, `0.5 of macs`, `0.5 bytes`.
         prune: A sparsity, or a pattern such as `2:4`.
         cluster: Number of clusters.
         qat: Whether to train with quantization in place.
@@ -201,6 +103,8 @@ def from_flags(*, prune: float | str | None = None, cluster: int | None = None, 
     """
     given = {k: v for k, v in training.items() if v is not None}
     stages: list[Stage] = []
+    if prune_to is not None:
+        stages.append(_structured_of(str(prune_to)))
     if prune is not None:
         stages.append(_prune_of(prune))
     if cluster is not None:
@@ -212,6 +116,17 @@ def from_flags(*, prune: float | str | None = None, cluster: int | None = None, 
     if not stages:
         return None
     return Recipe(tuple(stages), _make(Training, given, "training"))
+
+
+def _structured_of(text: str) -> Structured:
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)(?:\s+(?:of\s+)?(\w+))?\s*", text)
+    if not found:
+        raise UsageError(f"{text!r} does not say how much of the model is to be left",
+                         "for example 0.5, or 0.5 of macs")
+    measure = (found[3] or "parameters").lower()
+    if measure not in MEASURES:
+        raise UsageError(f"{text!r}: a model has no {measure}", _meant(measure, MEASURES))
+    return Structured(to=float(found[1]) / (100 if found[2] else 1), of=measure)
 
 
 def _prune_of(value: float | str) -> Prune:
@@ -299,69 +214,3 @@ def _known_keys(values: dict, known: Any, where: str) -> None:
 def _meant(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-
-
-def _check_stage(stage: Stage) -> None:
-    name = name_of(stage)
-    if isinstance(stage, Prune):
-        _range(name, "sparsity", stage.sparsity, 0.01, 0.99)
-        _one_of(name, "schedule", stage.schedule, SCHEDULES)
-        match = PATTERN.fullmatch(stage.pattern)
-        if not match or (match[1] and int(match[1]) >= int(match[2])):
-            raise UsageError(f"prune: pattern {stage.pattern!r} is not known",
-                             "use unstructured, 2:4 (any n:m with n < m) or block1x4")
-    if isinstance(stage, Cluster):
-        _range(name, "clusters", stage.clusters, 2, 256)
-    if isinstance(stage, Qat):
-        _one_of(name, "weight_bits", stage.weight_bits, (4, 8))
-        _one_of(name, "activation_bits", stage.activation_bits, (8, 16))
-    if stage.epochs is not None:
-        _range(name, "epochs", stage.epochs, 0, 100_000)
-    if stage.learning_rate is not None:
-        _range(name, "learning_rate", stage.learning_rate, 0, 1000)
-    if getattr(stage, "layers", "*").strip() == "":
-        raise UsageError(f"{name}: layers is empty", 'leave it out, or write layers = "conv*"')
-
-
-def _check_training(training: Training) -> None:
-    if training.epochs is not None:
-        _range("training", "epochs", training.epochs, 0, 100_000)
-    _range("training", "batch_size", training.batch_size, 1, 1 << 20)
-    _range("training", "learning_rate", training.learning_rate, 0, 1000)
-    _one_of("training", "optimizer", training.optimizer, OPTIMIZERS)
-    _range("training", "temperature", training.temperature, 0.1, 100)
-    _range("training", "teacher_weight", training.teacher_weight, 0, 1)
-    _range("training", "validation", training.validation, 0, 0.9)
-    _range("training", "seed", training.seed, 0, 2**31 - 1)
-    if training.patience is not None:
-        _range("training", "patience", training.patience, 1, 100_000)
-
-
-def _range(where: str, key: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise UsageError(f"{where}: {key} = {value} is out of range",
-                         f"give a value from {low} to {high}")
-
-
-def _one_of(where: str, key: str, value: Any, allowed: tuple) -> None:
-    if value not in allowed:
-        raise UsageError(f"{where}: {key} = {value!r} is not known",
-                         f"use one of: {', '.join(map(str, allowed))}")
-
-
-_UNDONE = {
-    ("cluster", "prune"): "pruning after clustering would move weights off their clusters",
-    ("qat", "prune"): "pruning after QAT would leave ranges that were learned for other weights",
-    ("qat", "cluster"): "clustering after QAT would move weights off the quantized grid",
-    ("qat", "finetune"): "training after QAT would move weights off the quantized grid",
-}
-
-
-def _check_order(order: list[str]) -> None:
-    for i, late in enumerate(order):
-        if late in order[:i]:
-            raise UsageError(f"the recipe has the stage {late} twice", "give each stage once")
-        for early in order[:i]:
-            if (early, late) in _UNDONE:
-                raise UsageError(f"{late} cannot follow {early}: {_UNDONE[early, late]}",
-                                 "order them: finetune, prune, cluster, qat")

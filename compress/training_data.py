@@ -39,37 +39,61 @@ class Samples:
             return np.sort(order), order[:0]
         return np.sort(order[held:]), np.sort(order[:held])
 
-    def batches(self, rows: Any, size: int, even: bool) -> Any:
+    def rows(self, chosen: Any) -> list:
+        """Some rows of the inputs, in the types that the model takes."""
+        import numpy as np
+
+        return [_cast(np.asarray(a[chosen]), s.dtype)
+                for a, s in zip(self.inputs, self.specs, strict=True)]
+
+    def batches(self, rows: Any, size: int, even: bool, *, teacher: bool = True,
+                change: Callable[[list, Any], list] | None = None, seed: tuple = ()) -> Any:
         """A tf.data.Dataset of `(inputs tuple, {"labels", "teacher0", ...})`.
 
         Args:
             rows: Row numbers in the order in which they come.
             size: Rows per batch.
             even: Leave a last, smaller batch out (training; BatchNormalization needs many rows).
+            teacher: Give the teacher's outputs too.
+            change: Takes the inputs of a batch and a generator, gives other inputs.
+            seed: Of the generators, together with the number of the batch.
         """
         import numpy as np
         import tensorflow as tf
 
-        arrays = [*self.inputs, *([] if self.labels is None else [self.labels]), *self.outputs]
-        types = [s.dtype for s in self.specs] + [str(a.dtype) for a in arrays[len(self.specs):]]
+        others = ([] if self.labels is None else [self.labels]) + (self.outputs if teacher else [])
         names = ([] if self.labels is None else ["labels"]) + \
             [f"teacher{i}" for i in range(len(self.outputs))]
+        inputs = len(self.specs)
 
-        def read(chosen: Any) -> list:
-            return [np.asarray(a[chosen]).astype(np.dtype(t) if t != "bfloat16" else "float32")
-                    for a, t in zip(arrays, types, strict=True)]
+        def read(number: Any, chosen: Any) -> list:
+            found = self.rows(chosen)
+            if change:
+                found = change(found, np.random.default_rng((*seed, int(number))))
+                found = [_cast(np.asarray(a), s.dtype)
+                         for a, s in zip(found, self.specs, strict=True)]
+            return found + [np.asarray(a[chosen]) for a in others]
 
-        def take(chosen: Any) -> tuple:
-            found = tf.numpy_function(read, [chosen], [tf.as_dtype(t) if t != "bfloat16" else
-                                                       tf.float32 for t in types])
-            for tensor, array in zip(found, arrays, strict=True):
+        types = [tf.as_dtype(_held(s.dtype)) for s in self.specs] + \
+            [tf.as_dtype(a.dtype) for a in others]
+
+        def take(number: Any, chosen: Any) -> tuple:
+            found = tf.numpy_function(read, [number, chosen], types)
+            for tensor, array in zip(found, [*self.inputs, *others], strict=True):
                 tensor.set_shape((size if even else None, *array.shape[1:]))
-            inputs = len(self.specs)
-            return tuple(found[:inputs]), dict(zip(names, found[inputs:], strict=True))
+            return tuple(found[:inputs]), dict(zip(names, found[inputs:], strict=False))
 
         data = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
-        data = data.batch(size, drop_remainder=even)
+        data = data.batch(size, drop_remainder=even).enumerate()
         return data.map(take, num_parallel_calls=1, deterministic=True).prefetch(2)
+
+
+def _held(dtype: str) -> str:
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def _cast(array: Any, dtype: str) -> Any:
+    return array.astype(_held(dtype), copy=False)
 
 
 def read(folder: str | Path, loaded: load.Loaded, scratch: Path,

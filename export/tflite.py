@@ -36,7 +36,8 @@ ROUTES = {
 def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
               outputs: Sequence[TensorSpec], progress: Callable[[float | None, str], None],
               lower=None, skip: Collection[str] = (),
-              check: tuple[list, list] | None = None) -> dict:
+              check: tuple[list, list] | None = None,
+              faithful: float = FAITHFUL_DB) -> dict:
     """Convert `model` to a float32 `.tflite` with the signature `serving_default`.
 
     Args:
@@ -52,6 +53,7 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
         skip: Routes not to try.
         check: Arrays of N rows per input, and the model's own float32 results for them; seeded
             random inputs and the model itself otherwise.
+        faithful: dB from which on a route is good enough to end the search.
 
     Returns:
         `{"route", "snr_db", "rewrites": [{"what", "why", "layers"}], "tried": {route: why not}}`;
@@ -75,7 +77,7 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
             continue
         if best is None or snr > best[0]:
             best = (snr, name, rewrites, content)
-        if snr >= FAITHFUL_DB:
+        if snr >= faithful:
             break
         tried[name] = f"differs from the model: {snr:.1f} dB"
     if best is None:

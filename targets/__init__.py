@@ -14,11 +14,19 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-FORMATS = ("keras", "saved-model", "tflite")
+FORMATS = ("keras", "saved-model", "tflite", "onnx")
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8", "int4")
-RUNTIMES = ("litert", "keras", "tensorflow")
+RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime")
 IO_DTYPES = ("float32", "int8", "uint8", "int16")
-SUFFIXES = {"keras": ".keras", "saved-model": "", "tflite": ".tflite"}
+# What is run on the finished file, and which options each takes.
+COMPILERS = {
+    "edgetpu": ("multiple_subgraphs", "dense_weights"),
+    "vela": ("accelerator", "system_config", "memory_mode", "config", "optimise"),
+    "micro": ("array",),
+}
+LIMITS = ("bytes", "ram_bytes", "flash_bytes")
+SUFFIXES = {"keras": ".keras", "saved-model": "", "tflite": ".tflite", "onnx": ".onnx"}
+OPSETS = range(13, 19)
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,12 @@ class Target:
         min_snr_db: Below this signal-to-noise ratio against the source model, operations are
             given wider types until it is reached.
         ops: `{"deny": [...]}`: TFLite operators that the target cannot run.
-        limits: `{"bytes": n}`: the largest file that the target takes.
+        limits: `{"bytes": n}`: the largest file that the target takes; `ram_bytes` and
+            `flash_bytes`: what a device has for the model.
+        compiler: One of `COMPILERS`, run on the file when it has been made; empty for none.
+        options: What that compiler is told, see `COMPILERS`.
+        opset: ONNX operator set, one of `OPSETS`; None for the default.
+        batch: Fixed batch size of an ONNX file; None leaves it free where the model's is.
     """
 
     name: str
@@ -47,11 +60,20 @@ class Target:
     min_snr_db: float = 0.0
     ops: dict = field(default_factory=dict)
     limits: dict = field(default_factory=dict)
+    compiler: str = ""
+    options: dict = field(default_factory=dict)
+    opset: int | None = None
+    batch: int | None = None
 
     @property
     def needs_data(self) -> bool:
         """Whether ranges of activations must be calibrated on representative data."""
         return self.quantization in ("int8", "int16x8")
+
+    @property
+    def learns_ranges(self) -> bool:
+        """Whether activations are rounded to 8 bits, by ranges that training may have learned."""
+        return self.quantization == "int8"
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self) | {"needs_data": self.needs_data}
@@ -113,6 +135,7 @@ def _read(path: Path) -> Target:
         ("quantization", QUANTIZATIONS),
         ("runtime", RUNTIMES),
         ("io_dtype", IO_DTYPES),
+        ("compiler", tuple(COMPILERS)),
     ):
         if key in record and record[key] not in allowed:
             raise UsageError(
@@ -123,13 +146,25 @@ def _read(path: Path) -> Target:
         ("min_snr_db", (int, float)),
         ("ops", dict),
         ("limits", dict),
+        ("options", dict),
+        ("opset", int),
+        ("batch", int),
     ):
         if key in record and (not isinstance(record[key], kind) or isinstance(record[key], bool)):
             raise UsageError(f"{path}: {key} has the wrong type", "see targets/tflite-int8.toml")
-    for table, allowed in (("ops", ("deny",)), ("limits", ("bytes",))):
+    for table, allowed in (
+        ("ops", ("deny",)),
+        ("limits", LIMITS),
+        ("options", COMPILERS.get(record.get("compiler", ""), ())),
+    ):
         for key in record.get(table, {}):
             if key not in allowed:
                 raise UsageError(
                     f"{path}: unknown key {key!r} in [{table}]", f"known keys: {', '.join(allowed)}"
                 )
+    if record.get("opset", OPSETS[0]) not in OPSETS:
+        raise UsageError(f"{path}: opset = {record['opset']} is not known",
+                         f"use {OPSETS[0]} to {OPSETS[-1]}")
+    if record.get("batch", 1) < 1:
+        raise UsageError(f"{path}: batch = {record['batch']} is no batch size", "use 1 or more")
     return Target(name=path.stem, **record)

@@ -1,0 +1,148 @@
+"""The compression chain through the whole command, on the shipped example."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tfcompress
+from tfcompress.benchmark import runtimes
+
+LABELLED = "digits.npz"
+
+
+def command(examples, *argv, data=None):
+    data = str(data or examples / LABELLED)
+    model = str(examples / "digits.keras")
+    return [sys.executable, "-m", "tfcompress", "shrink", model, "--data", data, "--json", *argv]
+
+
+def run(examples, *argv, cwd, data=None, env=None):
+    done = subprocess.run(command(examples, *argv, data=data), capture_output=True, text=True,
+                          cwd=cwd, env=os.environ | (env or {}))
+    assert not done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def figure(record, target, name):
+    row = next(r for r in record["rows"] if r["target"] == target)
+    return next(m["summary"]["p50"] for m in row["measurements"] if m["name"] == name)
+
+
+@pytest.mark.parametrize("flags, told", [
+    (["--recipe", "prun"], "did you mean 'prune'?"),
+    (["--prune", "1.5"], "from 0.01 to 0.99"),
+    (["--prune", "2:2"], "2:4"),
+    (["--prune-to", "half"], "0.5"),
+    (["--cluster", "1"], "from 2 to 256"),
+    (["--recipe", "qat", "--prune", "0.5"], "add the stage to the recipe's file"),
+    (["--backend", "tmot", "--qat"], "native, tfmot"),
+    (["--batch-size", "8"], "add a stage"),
+])
+def test_a_recipe_that_cannot_be_is_refused_before_any_work(examples, tmp_path, flags, told):
+    start = time.monotonic()
+    code, record = run(examples, *flags, cwd=tmp_path)
+    assert code == 2 and told in record["error"]["hint"]
+    assert time.monotonic() - start < 5 and not list(tmp_path.iterdir())
+
+
+def test_training_needs_data(examples, tmp_path):
+    with pytest.raises(tfcompress.errors.DataError, match="training needs data"):
+        tfcompress.shrink(examples / "digits.keras", "keras", prune="0.5",
+                          output=str(tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def chained(examples, tmp_path_factory):
+    """prune -> cluster -> QAT of the example, to three targets."""
+    folder = tmp_path_factory.mktemp("chain")
+    code, record = run(examples, "--prune", "0.6", "--cluster", "16", "--qat", "--epochs", "8",
+                       "-t", "tflite-int8", "-t", "tflite-float32", "-t", "keras", "-o", "out",
+                       cwd=folder)
+    assert code == 0
+    return folder / "out", record
+
+
+@pytest.mark.slow
+def test_zeros_and_shared_values_are_in_the_file_itself(chained):
+    _, record = chained
+    tensors = record["rows"][1]["io"]["tensors"]
+    assert len(tensors) == 8 and {t["dtype"] for t in tensors} == {"int8"}
+    for tensor in tensors:
+        assert tensor["zeros"] >= 0.59, tensor
+        assert tensor["distinct"] <= 16, tensor
+
+
+@pytest.mark.slow
+def test_the_integer_file_computes_what_was_trained(chained):
+    """Activations have the learned ranges, and the accuracy is nearly the source's."""
+    folder, record = chained
+    assert figure(record, "tflite-int8", "snr") > 40  # against the model with its roundings
+    assert figure(record, "tflite-int8", "accuracy_drop") < 0.02
+    assert figure(record, "keras", "accuracy_drop") < 0.02
+    assert not any(r["fallbacks"] for r in record["rows"])
+    session = runtimes.open_session(str(folder / "tflite-int8.tflite"), "litert", 1, None)
+    assert session.inputs[0]["dtype"] == session.outputs[0]["dtype"] == "int8"
+
+
+@pytest.mark.slow
+def test_the_report_says_how_it_was_trained(chained):
+    _, record = chained
+    training = record["training"]
+    assert [h["stage"] for h in training["history"]] == \
+        ["prune"] * 8 + ["cluster"] * 8 + ["qat"] * 8
+    assert training["metric_name"] == "accuracy" and len(training["kernels"]) == 8
+    assert [s["stage"] for s in record["recipe"]["recipe"]["stages"]] == ["prune", "cluster", "qat"]
+    assert record["data"]["trained_on"] == 1200
+    steps = [s["name"] for s in record["rows"][1]["artifact"]["steps"]]
+    assert steps == ["train", "quantize"]
+
+
+@pytest.mark.slow
+def test_sparse_weights_shrink_under_gzip(chained):
+    _, record = chained
+    assert figure(record, "tflite-int8", "size_gzip") < 0.75 * figure(record, "tflite-int8", "size")
+
+
+@pytest.mark.slow
+def test_unlabelled_data_and_a_recipe_file_do(examples, tmp_path):
+    with np.load(examples / LABELLED) as data:
+        np.savez(tmp_path / "images.npz", x=data["x_train"])
+    (tmp_path / "mine.toml").write_text(
+        '[training]\nepochs = 6\n[[stages]]\nstage = "prune"\nsparsity = 0.5\nlayers = "conv*"\n'
+        '[[stages]]\nstage = "qat"\n')
+    code, record = run(examples, "--recipe", "mine.toml", "-o", "out", cwd=tmp_path,
+                       data=tmp_path / "images.npz")
+    assert code == 0 and record["data"]["trained_on"] == 960 and not record["data"]["labels"]
+    assert record["training"]["metric_name"] == "agreement"
+    assert figure(record, "tflite-int8", "agreement") > 0.95
+    assert {s["layer"] for s in record["training"]["skipped"] if s["stage"] == "prune"} >= {"dense"}
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_training_goes_on_and_gives_the_same_bytes(examples, tmp_path):
+    flags = ("--prune", "0.5", "--epochs", "12", "-t", "keras", "-o", "out")
+    env = {"TFCOMPRESS_CACHE": str(tmp_path / "store")}
+    (tmp_path / "work").mkdir()
+    process = subprocess.Popen(command(examples, *flags), cwd=tmp_path / "work",
+                               env=os.environ | env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "store").glob("unfinished/*/state.npz")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not list((tmp_path / "work").iterdir())
+    code, record = run(examples, *flags, cwd=tmp_path / "work", env=env)
+    assert code == 0 and len(record["training"]["history"]) == 12
+    assert not list((tmp_path / "store" / "unfinished").iterdir())
+    (tmp_path / "again").mkdir()
+    code, _ = run(examples, *flags, cwd=tmp_path / "again",
+                  env={"TFCOMPRESS_CACHE": str(tmp_path / "other")})
+    assert code == 0
+    made = [(tmp_path / place / "out" / "keras.keras").read_bytes() for place in ("work", "again")]
+    assert made[0] == made[1]
