@@ -1,18 +1,16 @@
 """The report as one HTML page: no scripts, no network, light, dark, phone and print by CSS alone.
 
-Every text that comes from a model, a target or the machine passes through `esc`.
+Every text that comes from a model, a target or the machine passes through `markup.esc`.
 """
 
 from __future__ import annotations
 
 import datetime
-import html
-import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..artifact import Report, Row
-from . import plots, summary, svg, words
+from . import plots, shrinking, summary, svg, trained, training_page, words
+from .markup import code, esc, grid, notes, random_mark
 
 STATUS = {"ok": ("●", "ok"), "rejected": ("▲", "rejected"), "failed": ("✕", "failed")}
 LEVELS = {"info": ("·", "Note"), "warning": ("▲", "Warning"), "error": ("✕", "Problem")}
@@ -20,17 +18,14 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 OPEN_UP_TO = 3  # targets whose details stand open from the start
 
 
-def esc(value: object) -> str:
-    return html.escape(words.clean(value))
-
-
 def render(report: Report) -> str:
     """The whole page."""
     css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     name = esc(Path(str(report.source.get("path", "model"))).name or "model")
-    report = summary.readable(report)
-    parts = [_header(report, name), _summary(report), _figures(report), _targets(report),
-             _source(report), _data(report), _environment(report)]
+    report = summary.readable(shrinking.explained(report))
+    parts = [_header(report, name), _summary(report), _figures(report),
+             training_page.section(report), _targets(report), _source(report), _data(report),
+             _environment(report)]
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<meta name="color-scheme" content="light dark">\n'
@@ -64,7 +59,7 @@ RANDOM_NOTE = ("The data were random. Sizes and times hold; whatever is marked "
 def _pieces(pieces: list[tuple[str, bool]]) -> str:
     """Sentences as HTML; a figure and its unit stay on one line."""
     return "".join(f"<strong>{esc(t)}</strong>" if strong
-                   else re.sub(r"(?<=\d) (?=[%kMGBmd])", "\N{NO-BREAK SPACE}", esc(t))
+                   else words.UNIT.sub(words.GLUE, esc(t))
                    for t, strong in pieces)
 
 
@@ -85,10 +80,6 @@ def status(row: Row) -> str:
             f"{esc(said)}</span>")
 
 
-def _random(flag: bool) -> str:
-    return ' <span class="random">random data</span>' if flag else ""
-
-
 # The summary
 
 def _summary(report: Report) -> str:
@@ -98,25 +89,26 @@ def _summary(report: Report) -> str:
                    for k, t in zip(keys, titles, strict=True))
     rows = "\n".join(_summary_row(report, row, at, keys, titles, row is best)
                      for at, row in enumerate(report.rows))
-    notes = [esc(f"Not measured: {line}.") for line in summary.missing(report)]
+    said = [esc(f"Not measured: {line}.") for line in summary.missing(report)]
     for line in summary.latency_notes(report)[1:]:
-        notes.append(f"Latency of {esc(line)}.")
+        said.append(f"Latency of {esc(line)}.")
     if told := summary.interval_note(report):
-        notes.insert(0, esc(told))
+        said.insert(0, esc(told))
     slim = "" if len(keys) > 3 else " slim"
     return (f'<section aria-labelledby="summary">\n<h2 id="summary">Targets</h2>\n'
             f'<table class="summary{slim}" role="table"><thead role="rowgroup"><tr role="row">'
             f'<th scope="col" role="columnheader">Target</th>{head}'
             f'<th scope="col" role="columnheader">Status</th></tr></thead>\n'
             f'<tbody role="rowgroup">\n{rows}\n</tbody></table>\n'
-            + "".join(f'<p class="note">{n}</p>\n' for n in notes) + "</section>")
+            + "".join(f'<p class="note">{n}</p>\n' for n in said) + "</section>")
 
 
 def _under(report: Report, key: str) -> str:
     """The small print of a column's title."""
     name = summary.metric(report) if key == "metric" else key
     said = {"size": "", "latency": "p50, p10–p90", "metric": "before → after",
-            "snr": "against source", "agreement": "top-1, with source"}.get(key, "")
+            "snr": f"against {summary.reference(report, short=True)}",
+            "agreement": "top-1, with source"}.get(key, "")
     if key == "metric" and not any(r.value(name) is not None for r in summary.made(report)):
         said = ""
     return f"<small>{said}</small>" if said else ""
@@ -159,14 +151,14 @@ def _summary_cell(made: summary.Cell, title: str, key: str) -> str:
     sub = f"<small>{esc(made.sub)}</small>" if made.sub else ""
     dull = ' class="dull"' if made.main == "not measured" else ""
     return (f'<td role="cell" class="{key}" data-label="{esc(title)}">'
-            f"<span{dull}>{esc(made.main)}</span>{_random(made.random)}{sub}</td>")
+            f"<span{dull}>{esc(made.main)}</span>{random_mark(made.random)}{sub}</td>")
 
 
 # The plots
 
 def _figures(report: Report) -> str:
     drawn = "\n".join(
-        f'<figure class="{p.key}"><figcaption><h3>{esc(p.title)}{_random(p.random)}</h3>'
+        f'<figure class="{p.key}"><figcaption><h3>{esc(p.title)}{random_mark(p.random)}</h3>'
         f"<p>{esc(p.caption)}</p></figcaption>{p.svg}</figure>" for p in plots.every(report))
     if not drawn:
         return ""
@@ -208,10 +200,13 @@ def _target(report: Report, at: int, row: Row, unfolded: bool) -> str:
             ("Why", lambda f: esc(f.get("why", "")), "text"),
             ("Cost", lambda f: esc(f.get("cost", "")), ""),
         ], row.fallbacks))
-    inside = [_measured(report, row), _signature(row, f"w{at}"), _steps(row)]
+    inside = [_measured(report, row), _signature(row, f"w{at}"),
+              training_page.weights(report, row), _steps(report, row)]
     if any(inside):
-        parts.append(f"<details{' open' if unfolded else ''}><summary>Measurements, signature, "
-                     f'steps</summary>\n<div class="blocks">{"".join(inside)}</div></details>')
+        names = "Measurements, signature, weights, steps" if inside[2] else \
+            "Measurements, signature, steps"
+        parts.append(f"<details{' open' if unfolded else ''}><summary>{names}</summary>\n"
+                     f'<div class="blocks">{"".join(inside)}</div></details>')
     if not row.error and not row.findings and not row.fallbacks:
         parts.insert(0, '<p class="quiet">Nothing to note.</p>')
     path = f'<p class="path">{code(row.artifact.path)}</p>' if row.artifact else ""
@@ -222,8 +217,10 @@ def _target(report: Report, at: int, row: Row, unfolded: bool) -> str:
 def _finding(report: Report, finding: dict) -> str:
     level = finding.get("level", "info")
     glyph, said = LEVELS.get(level, LEVELS["info"])
+    told = f'<span aria-hidden="true">{glyph}</span> {said}'
+    told = words.ABOUT.get(finding.get("about"), told)
     advice = finding.get("advice")
-    body = (f'<p><b class="level"><span aria-hidden="true">{glyph}</span> {said}.</b> '
+    body = (f'<p><b class="level">{told}.</b> '
             f"{esc(words.sentence(finding.get('text', '')))}</p>")
     body += f'<p class="advice">{esc(advice)}</p>' if advice else ""
     if layers := finding.get("layers"):
@@ -246,30 +243,6 @@ def _finding(report: Report, finding: dict) -> str:
     return f'<div class="finding {esc(level)}">{body}</div>'
 
 
-def grid(title: str, columns: list[tuple[str, Callable[[dict], str], str]],
-         records: Iterable[dict]) -> str:
-    """A table in a box that scrolls sideways where it must; columns without content fold away.
-
-    Args:
-        title: Heading and accessible name.
-        columns: (heading, HTML of one record's cell, CSS class) for each column.
-        records: One for each line.
-    """
-    lines = [[make(r) for _, make, _ in columns] for r in records]
-    kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
-    head = "".join(f'<th scope="col" class="{columns[i][2]}">{esc(columns[i][0])}</th>'
-                   for i in kept)
-    body = "".join("<tr>" + "".join(f'<td class="{columns[i][2]}">{line[i]}</td>' for i in kept)
-                   + "</tr>" for line in lines)
-    return (f'<div class="block"><h4>{esc(title)}</h4><div class="scroll" role="region" '
-            f'tabindex="0" aria-label="{esc(title)}"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div></div>")
-
-
-def code(value: object) -> str:
-    return f"<code>{esc(value)}</code>" if value not in ("", None) else ""
-
-
 def _measured(report: Report, row: Row) -> str:
     if not row.measurements:
         return ""
@@ -279,7 +252,7 @@ def _measured(report: Report, row: Row) -> str:
         if not m.values:
             return '<span class="dull">not measured</span>'
         shown = esc(words.number(m.name, m.p50, m.unit, count))
-        return shown + _random(summary.is_random(report, m.name))
+        return shown + random_mark(summary.is_random(report, m.name))
 
     def note(m):
         said = m.note if m.values else words.reason(m.note)
@@ -332,12 +305,13 @@ def _weights(parts: dict | None, key: str) -> str:
             f'<p class="key">{told}</p></div>')
 
 
-def _steps(row: Row) -> str:
+def _steps(report: Report, row: Row) -> str:
     if not row.artifact or not row.artifact.steps:
         return ""
 
     def config(step):
-        return esc(words.short(words.plain(step.config), 160)) if step.config else ""
+        known = {"recipe": trained.chain(report)} if step.name == "train" else {}
+        return esc(words.short(words.plain(step.config | known), 160)) if step.config else ""
 
     return grid("How it was made", [
         ("Step", lambda s: esc(s.name), ""),
@@ -355,7 +329,7 @@ def _source(report: Report) -> str:
     source = report.source
     tensors = _sides(source)
     parts = [_list(source, words.APART)]
-    parts.append(_notes(source.get("notes")))
+    parts.append(notes(source.get("notes")))
     if rewrites := source.get("rewrites"):
         parts.append(grid("Rewritten before conversion, with equal outputs", [
             ("What", lambda r: esc(r.get("what", "")), "text"),
@@ -376,7 +350,7 @@ def _data(report: Report) -> str:
     if not data:
         return ""
     return _section("data", "Data", [
-        _list(data, ("notes",)), _notes(data.get("notes"))])
+        _list(data, ("notes",)), notes(data.get("notes"))])
 
 
 def _environment(report: Report) -> str:
@@ -385,7 +359,7 @@ def _environment(report: Report) -> str:
     shown = {**machine, "versions": ", ".join(f"{k} {v}" for k, v in versions.items())}
     if shown:
         parts.append(_section("environment", "Environment", [_list(shown)]))
-    again = [_list(report.recipe)] if report.recipe else []
+    again = [_list(report.recipe, words.TOLD)] if report.recipe else []
     if report.command:
         again.insert(0, f'<pre tabindex="0"><code>{esc(report.command)}</code></pre>')
     if again:
@@ -403,10 +377,6 @@ def _section(key: str, title: str, parts: list[str]) -> str:
     body = "\n".join(p for p in parts if p).replace("<h4>", "<h3>").replace("</h4>", "</h3>")
     return (f'<section aria-labelledby="{key}" class="base">\n<h2 id="{key}">{title}</h2>\n<div>'
             f"{body}</div>\n</section>")
-
-
-def _notes(notes: Iterable[str] | None) -> str:
-    return "".join(f'<p class="note">{esc(n)}</p>' for n in notes or ())
 
 
 def _list(record: dict, skip: tuple[str, ...] = ()) -> str:

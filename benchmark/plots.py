@@ -197,7 +197,7 @@ def _off(row: Row, share: float, y: float, hint: str) -> str:
 
 
 def noise(report: Report) -> svg.Plot | None:
-    """SNR against the source model as dots; identical outputs (infinite SNR) stand at the edge."""
+    """SNR against the reference as dots; identical outputs (infinite SNR) stand at the edge."""
     rows = [r for r in report.rows if r.value("snr") is not None and not math.isnan(r.value("snr"))]
     if not rows:
         return None
@@ -215,9 +215,10 @@ def noise(report: Report) -> svg.Plot | None:
         stem = svg.line(axis.at(0.0), y, share, y, "stem")
         return stem + svg.mark(row, share, y, f"{row.target}: {said(row)}")
 
-    caption = "Decibels against the source model's outputs; 20 dB is an error of a tenth."
+    against = summary.reference(report)
+    caption = f"Decibels against {against}'s outputs; 20 dB is an error of a tenth."
     caption += " Identical outputs stand at the right edge." if endless else ""
-    drawn = _rows("noise", "SNR of each artifact against the source model", rows,
+    drawn = _rows("noise", f"SNR of each artifact against {against}", rows,
                   summary.pick(report), said, draw, axis, lambda v: f"{v:g} dB".replace("-", "−"))
     return svg.Plot("noise", "Signal to noise", drawn, caption, summary.is_random(report, "snr"))
 

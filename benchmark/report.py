@@ -17,7 +17,7 @@ from pathlib import Path
 from .. import store
 from ..artifact import SCHEMA_VERSION, Report, Row
 from ..errors import OutputError, UsageError
-from . import page, summary, words
+from . import page, shrinking, summary, trained, words
 
 STATUS = {"ok": "● ok", "rejected": "▲ rejected", "failed": "✕ failed"}
 COLORS = {"ok": "green", "rejected": "yellow", "failed": "red"}
@@ -101,7 +101,7 @@ def table(report: Report, width: int = 80, color: bool = False) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    report = summary.readable(report)
+    report = summary.readable(shrinking.explained(report))
     color = color and not os.environ.get("NO_COLOR")
     console = Console(file=io.StringIO(), width=width, force_terminal=color, legacy_windows=False,
                       color_system="standard" if color else None, highlight=False, markup=False)
@@ -116,30 +116,38 @@ def table(report: Report, width: int = 80, color: bool = False) -> str:
     for row in report.rows:
         name = words.short(row.target, max(14, width - 62)).replace("\n", " ")
         name = Text(name, "bold" if row is best else "")
-        cells = [Text(_plain_cell(report, row, key)) for key in shown]
+        cells = [Text(_plain_cell(report, row, key, width)) for key in shown]
         status = Text(STATUS.get(row.status, row.status), COLORS.get(row.status, ""))
         grid.add_row(name, *cells, status)
     console.print(grid)
     for text, style in _lines(report):
-        for line in textwrap.wrap(text, width, subsequent_indent="   ") or [""]:
-            console.print(Text(line, style))
+        whole = words.UNIT.sub(words.GLUE, text)  # a figure and its unit stay on one line
+        for line in textwrap.wrap(whole, width, subsequent_indent="   ") or [""]:
+            console.print(Text(line.replace(words.GLUE, " "), style))
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
 def _terminal_columns(report: Report, width: int) -> list[str]:
-    """The columns in their order; a narrow terminal goes without the latency, then the SNR."""
+    """The columns in their order; a narrow terminal goes without the latency, then the SNR.
+
+    Zeros and shared values show in the gzip, which comes before the SNR where there was training.
+    """
     found = ["size", "latency", "metric" if summary.metric(report) else "agreement", "snr"]
-    for least, key in ((76, "latency"), (64, "snr")):
+    limits = ((76, "latency"), (64, "snr"))
+    if report.training is not None:
+        found.insert(1, "size_gzip")
+        limits = ((90, "snr"), (80, "latency"), (64, "size_gzip"))
+    for least, key in limits:
         if width < least:
             found.remove(key)
     return found
 
 
-def _plain_cell(report: Report, row: Row, key: str) -> str:
+def _plain_cell(report: Report, row: Row, key: str, width: int) -> str:
     """A cell in few characters: the metric without its value before, which the source row shows."""
     made = summary.cell(report, row, key)
     main = made.main.rpartition("→ ")[2]
-    if key == "size" and made.sub:
+    if (key == "size" or (key == "size_gzip" and width >= 100)) and made.sub:
         main += f" ({made.sub.split('×')[0]}×)" if made.sub.endswith("smaller") else ""
     return ("–" if main == "not measured" else main) + ("*" if made.random else "")
 
@@ -147,24 +155,32 @@ def _plain_cell(report: Report, row: Row, key: str) -> str:
 def _lines(report: Report) -> list[tuple[str, str]]:
     """The sentences under the terminal's table, each with its style."""
     said = [("", ""), ("".join(text for text, _ in summary.verdict(report)), "bold")]
+    said += [(f"·  {line}", "") for line in trained.lines(report)]
+    if report.training is not None and (row := summary.pick(report) or _first(report)):
+        said += [(f"·  {words.short(row.target, 40)}: {words.clean(f['text'])}", "")
+                 for f in row.findings if f.get("about") == "storage"]
     for row in summary.made(report):
         name = words.short(row.target, 40)
         if row.error:
             said.append((f"{STATUS.get(row.status, row.status)}  {name}: {words.error_text(row)}",
                          COLORS.get(row.status, "")))
         said += [(f"{words.LEVELS.get(f.get('level'), '·')}  {name}: {words.finding_text(f)}", "")
-                 for f in row.findings]
+                 for f in row.findings if f.get("about") not in words.ABOUT]
     said += [(f"·  not measured: {line}", "dim") for line in summary.missing(report)]
     if report.data.get("random"):
         said.append(("*  random data: these figures say nothing of real inputs", "yellow"))
     return [(text.replace("\n", " "), style) for text, style in said]
 
 
+def _first(report: Report) -> Row | None:
+    return next((r for r in summary.made(report) if r.artifact), None)
+
+
 # Markdown
 
 def markdown(report: Report) -> str:
     """The report in GitHub-flavoured Markdown."""
-    report = summary.readable(report)
+    report = summary.readable(shrinking.explained(report))
     name = Path(str(report.source.get("path", "model"))).name
     parts = [f"# {_md(name)}", _sentence(summary.verdict(report)),
              _sentence(summary.problems(report))]
@@ -172,6 +188,7 @@ def markdown(report: Report) -> str:
         parts.append("\\* **Random data**: these figures say nothing of real inputs.")
     parts += ["## Targets", _md_summary(report)]
     parts += [f"Not measured: {_md(line)}." for line in summary.missing(report)]
+    parts += _md_training(report)
     parts += [_md_target(report, row) for row in summary.made(report)]
     parts += _md_source(report)
     if report.data:
@@ -183,7 +200,7 @@ def markdown(report: Report) -> str:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", report.command)), default=0))
         parts += ["## To make this again", f"{fence}sh\n{words.clean(report.command)}\n{fence}"]
     if report.recipe:
-        parts.append(_md_record(report.recipe))
+        parts.append(_md_record(report.recipe, words.TOLD))
     when = f", {_md(page.moment(report.created))}" if report.created else ""
     parts.append(f"tfcompress {_md(report.version)}{when}. "
                  "Sizes are decimal: 1 kB = 1000 bytes.")
@@ -238,6 +255,24 @@ def _md_cell(made: summary.Cell) -> str:
     return f"{text} ({_md(made.sub)})" if made.sub else text
 
 
+def _md_training(report: Report) -> list[str]:
+    """The stages, what they reached, and what is to be known of them, in short."""
+    if report.training is None:
+        return []
+    rows = []
+    for stage in trained.stages(report):
+        last = stage.epochs[-1] if stage.epochs else {}
+        best, zeros = stage.best, trained.number(last, "sparsity")
+        rows.append([_md(stage.title), _md(stage.detail), str(len(stage.epochs)),
+                     "" if best is None else _md(trained.metric(report, best)),
+                     "" if zeros is None else _md(words.percent(zeros))])
+    head = ["Stage", "How", "Epochs", _md(words.sentence(trained.metric_title(report))), "Zeros"]
+    settings = words.sentence("; ".join(trained.settings(report)))
+    return ["## Training", _md_table(head, rows, 2) if rows else "",
+            f"{_md(settings)}." if settings else "",
+            "\n".join(f"- {_md(words.sentence(line))}" for line in trained.lines(report))]
+
+
 def _md_target(report: Report, row: Row) -> str:
     parts = [f"## {_md(row.target)}", f"{STATUS.get(row.status, _md(row.status))}"
              + (f" · {_md(row.artifact.path)}" if row.artifact else "")]
@@ -245,7 +280,10 @@ def _md_target(report: Report, row: Row) -> str:
         parts.append(f"> {_md(words.error_text(row))}")
     for finding in row.findings:
         level = page.LEVELS.get(finding.get("level"), page.LEVELS["info"])[1]
-        parts.append(f"- **{level}.** {_md(finding.get('text', ''))}"
+        level = words.ABOUT.get(finding.get("about"), level)
+        text = finding.get("text", "")
+        text = words.sentence(text) if finding.get("about") in words.ABOUT else text
+        parts.append(f"- **{level}.** {_md(text)}"
                      + (f" → {_md(finding['advice'])}" if finding.get("advice") else ""))
         if layers := finding.get("layers"):
             star = "\\*" if report.data.get("random") else ""

@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 
 from ..artifact import Measurement, Report, Row
-from . import words
+from . import trained, words
+
+AGAINST_TRAINED = "against the trained model"  # how such a measurement's note begins
 
 
 def readable(report: Report) -> Report:
@@ -43,6 +45,14 @@ def source_row(report: Report) -> Row | None:
 def made(report: Report) -> list[Row]:
     """The rows of targets, without the source's."""
     return [r for r in report.rows if r.target != "source"]
+
+
+def reference(report: Report, short: bool = False) -> str:
+    """What SNR, cosine and largest difference are measured against, by the measurements' notes."""
+    found = (m for r in made(report) if (m := r.get("snr")) and m.values)
+    changed = any(m.note.startswith(AGAINST_TRAINED) for m in found)
+    kind = "trained" if changed else "source"
+    return kind if short else f"the {kind} model"
 
 
 def metric(report: Report) -> str | None:
@@ -90,10 +100,10 @@ def interval_note(report: Report) -> str:
     return ""
 
 
-def times_smaller(report: Report, row: Row) -> str:
+def times_smaller(report: Report, row: Row, name: str = "size") -> str:
     """How this file's size compares with the source's, in words; empty where it cannot be said."""
     source = source_row(report)
-    before, after = source and source.value("size"), row.value("size")
+    before, after = source and source.value(name), row.value(name)
     if row.target == "source" or not before or not after:
         return ""
     if words.digits3(before / after) == "1.00":
@@ -134,8 +144,8 @@ def cell(report: Report, row: Row, key: str) -> Cell:
     if not found.values:
         return Cell("not measured")
     main, sub = words.number(name, found.p50, found.unit, evaluated(report)), ""
-    if key == "size":
-        sub = times_smaller(report, row)
+    if key == "size" or (key == "size_gzip" and report.training is not None):
+        sub = times_smaller(report, row, key)
     elif name == "latency":
         sub = words.spread(found)
     elif name == "snr" and found.p50 == math.inf:
@@ -187,9 +197,11 @@ def allowed_drop(report: Report) -> float:
 
 
 def within_budget(report: Report, row: Row) -> bool | None:
-    """Whether a row keeps the metric; without labels the agreement (99 %) or SNR (20 dB) decides.
+    """Whether a row keeps the metric; without labels the agreement or the SNR (20 dB) decides.
 
-    None where nothing measured could tell: no data, or random data.
+    The agreement may fall by as much as the metric may. Metric and agreement are compared with
+    the source model, the SNR of a trained model's artifact with that model. None where nothing
+    measured could tell: no data, or random data.
     """
     if report.data.get("random"):
         return None
@@ -199,9 +211,9 @@ def within_budget(report: Report, row: Row) -> bool | None:
         if words.HIGHER_IS_BETTER.get(name, True):
             return before - after <= allowed + 1e-9
         return after <= before * (1 + allowed) + 1e-12
-    for name, least in (("agreement", 0.99), ("snr", 20.0)):
+    for name, least in (("agreement", 1 - allowed), ("snr", 20.0)):
         if (value := row.value(name)) is not None:
-            return value >= least
+            return value >= least - 1e-9
     return None
 
 
@@ -222,7 +234,8 @@ def verdict(report: Report) -> list[tuple[str, bool]]:
         finished = [r for r in rows if r.status == "ok"]
         if not finished:
             return [("No target gave a usable artifact.", False)]
-        return [(f"No artifact {_criterion(report, finished[0])}.", False)]
+        return [(f"No artifact {_criterion(report, finished[0])}", False),
+                *_closest(report, finished)]
     many = sum(r.status == "ok" for r in rows) > 1
     small = words.size(best.value("size"))
     if ratio := times_smaller(report, best):
@@ -234,7 +247,33 @@ def verdict(report: Report) -> list[tuple[str, bool]]:
         return [name, (f"{lead}: {small}. How well it works is unknown, because {why}.", False)]
     change = _change(report, best)
     lead = " is the smallest artifact that " if many else " "
-    return [name, (f"{lead}{_criterion(report, best)}: {small}{change}.", False)]
+    return [name, (f"{lead}{_criterion(report, best)}: {small}{change}.{_caveat(report, best)}",
+                   False)]
+
+
+def _closest(report: Report, rows: list[Row]) -> list[tuple[str, bool]]:
+    """The end of a verdict without a choice: the best of what there is, the smaller of equals."""
+    name = metric(report) or "agreement"
+    up = words.HIGHER_IS_BETTER.get(name, True)
+    known = [r for r in rows if math.isfinite(r.value(name) or math.inf) and r.value(name)]
+    if not known:
+        return [(".", False)]
+    best = min(known, key=lambda r: (-r.value(name) if up else r.value(name),
+                                     r.value("size") or math.inf))
+    size = best.value("size")
+    told = f": {words.size(size)}" if size else ": "
+    return [("; the closest is " if len(known) > 1 else "; ", False),
+            (words.clean(best.target), True), (f"{told}{_change(report, best)}.", False)]
+
+
+def _caveat(report: Report, row: Row) -> str:
+    """Where only the export was judged: what is known of what training cost."""
+    known = metric(report) or "agreement"
+    if reference(report, short=True) == "source" or row.value(known) is not None:
+        return ""
+    if told := trained.outcome(report):
+        return f" What training cost shows only in it: {told}."
+    return " What training cost was not measured."
 
 
 def _criterion(report: Report, row: Row) -> str:
@@ -248,8 +287,10 @@ def _criterion(report: Report, row: Row) -> str:
             return f"loses at most {allowed:.3g} of {_lower(name)}"
         return f"raises {_lower(name)} by at most {100 * allowed:.3g} %"
     if row.value("agreement") is not None:
-        return "agrees with the source on at least 99 % of samples"
-    return "reaches an SNR of 20 dB against the source"
+        least = f"{100 * (1 - allowed_drop(report)):.3g}"
+        return f"agrees with the source on at least {least} % of samples"
+    against = "trained model" if reference(report, short=True) == "trained" else "source"
+    return f"reaches an SNR of 20 dB against the {against}"
 
 
 def _lower(name: str) -> str:

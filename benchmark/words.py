@@ -21,15 +21,30 @@ TITLES = {
     "snr": "SNR", "agreement": "Agreement", "cosine": "Cosine similarity",
     "max_error": "Largest difference", "parameters": "Parameters", "macs": "MACs per sample",
     "zeros": "Share of zeros",
+    "npu_ops": "Operations on the NPU", "npu_macs": "MACs on the NPU",
+    "npu_parameters": "Parameters on the chip", "npu_latency": "Latency on the accelerator",
+    "npu_latency_estimate": "Latency on the accelerator, estimate",
+    "npu_cycles": "Cycles on the NPU", "ram": "RAM", "dram": "DRAM", "flash": "Flash",
+    "micro_difference": "Difference from LiteRT in TFLite Micro",
+    "latency_webgl": "Latency, WebGL", "latency_webgpu": "Latency, WebGPU",
+    "snr_webgl": "SNR, WebGL", "snr_webgpu": "SNR, WebGPU",
 }
+GLUE = "\N{NO-BREAK SPACE}"
+UNIT = re.compile(r"(?<=\d) (?=[%kMGBmdµ])")  # between a figure and its unit
 BYTES = ("size", "size_gzip", "peak_memory")
 SHARES = ("accuracy", "top5", "agreement", "zeros")
+BITS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32,
+        "int16": 16, "int8": 8, "uint8": 8, "int4": 4, "int2": 2}
 ON_DATA = {"snr", "agreement", "cosine", "max_error", *HIGHER_IS_BETTER}
 CHANGE = re.compile("_(drop|rise)$")  # what a metric lost, measured on both models at once
 LEVELS = {"info": "·", "warning": "▲", "error": "✕"}
+# Findings that answer a question rather than report a fault, by their field `about`.
+ABOUT = {"storage": "Why the raw file is no smaller", "overhead": "What else is in the file",
+         "speed": "Why it is no faster", "widening": "What float16 does not do"}
 COLUMNS = ("size", "size_gzip", "latency", "metric", "snr", "agreement", "peak_memory")
 RANDOM = "random data"
 # Fields of the source model's record that have a place of their own, or say nothing to a reader.
+TOLD = ("recipe",)  # of what was asked for: the section on training says it
 APART = ("inputs", "outputs", "weights", "notes", "rewrites", "seconds", "digest_out")
 
 
@@ -188,7 +203,8 @@ def finding_text(finding: dict) -> str:
 
 
 LABELS = {"sha256": "SHA-256", "cpu": "CPU", "os": "OS", "max_drop": "Largest drop allowed",
-          "held_back": "Held back", "load": "Load at start", "memory_bytes": "Memory"}
+          "held_back": "Held back", "load": "Load at start", "memory_bytes": "Memory",
+          "qat": "Quantization-aware training", "prune_to": "Prune channels to"}
 
 
 def label(key: str) -> str:

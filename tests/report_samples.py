@@ -200,4 +200,122 @@ def bare() -> Report:
                   command="", created="", version="0.1.0")
 
 
-ALL = {"usual": usual, "single": single, "hostile": hostile, "crowd": crowd, "bare": bare}
+RECIPE = {
+    "stages": [
+        {"stage": "prune", "sparsity": 0.6, "pattern": "unstructured", "schedule": "polynomial",
+         "layers": "*, !first", "epochs": 6, "learning_rate": 0.002},
+        {"stage": "cluster", "clusters": 16, "scope": "layer", "layers": "*", "epochs": 0},
+        {"stage": "qat", "weight_bits": 8, "activation_bits": 8, "layers": "*", "epochs": None},
+    ],
+    "training": {"epochs": 3, "batch_size": 32, "learning_rate": 0.001, "schedule": "cosine",
+                 "optimizer": "adam", "distill": True, "temperature": 2.0, "teacher_weight": 0.5,
+                 "augment": None, "freeze": None, "patience": None, "validation": 0.1,
+                 "mixed_precision": False, "seed": 0},
+}
+
+
+def epochs(stage: str, count: int, sparsity: float | None, best: float = 0.87) -> list[dict]:
+    """Epochs that get better; pruning reaches its sparsity halfway."""
+    made = []
+    for i in range(count):
+        share = None if sparsity is None else round(sparsity * min(1.0, 2 * (i + 1) / count), 4)
+        reached = best - 0.2 * 0.5 ** (i + 1)
+        made.append({"stage": stage, "epoch": i, "loss": 2.0 * 0.6 ** i + 0.1,
+                     "metric": reached + 0.01, "validation_loss": 2.2 * 0.6 ** i + 0.1,
+                     "validation_metric": reached, "seconds": 1.5, "sparsity": share})
+    return made
+
+
+def kernels(count: int, zeros: float = 0.6, distinct: int = 16) -> list[dict]:
+    return [{"layer": f"conv2d_{i}", "weight": "kernel", "values": 1000 + 100 * i, "zeros": zeros,
+             "distinct": distinct} for i in range(count)]
+
+
+def tensors(count: int, dtype: str = "int8", zeros: float = 0.6, distinct: int | None = 16,
+            bits: int = 8) -> list[dict]:
+    """The kernels of `kernels` as a file holds them, largest first."""
+    return [{"tensor": f"constant{i}", "layer": f"conv2d_{i}", "dtype": dtype,
+             "shape": [10, 100 + 10 * i], "bytes": (1000 + 100 * i) * bits // 8, "zeros": zeros,
+             "distinct": distinct} for i in reversed(range(count))]
+
+
+def _trained_row(target: str, *args, **more):
+    """A row whose SNR is measured against the trained model."""
+    given = row(target, *args, **more)
+    told = tuple(dataclasses.replace(m, note="against the trained model")
+                 if m.name in ("snr", "cosine", "max_error") else m for m in given.measurements)
+    return dataclasses.replace(given, measurements=told)
+
+
+def trained(count: int = 8) -> Report:
+    """A model that was pruned, clustered and trained with quantization in place."""
+    int8 = _trained_row("tflite-int8", 96_432, 0.487, snr=47.8, accuracy=0.8707, agreement=0.9645,
+                        lost=0.0012)
+    whole = _trained_row("tflite-float32", 317_340, 0.412, snr=134.2, accuracy=0.8709,
+                         agreement=0.9651, lost=0.0010)
+    half = _trained_row("tflite-float16", 163_044, 0.431, snr=71.3, accuracy=0.8708,
+                        agreement=0.9650, lost=0.0011)
+    keras = _trained_row("keras", 346_000, 2.29, snr=math.inf, accuracy=0.8709, agreement=0.9651,
+                         lost=0.0010)
+    keras = dataclasses.replace(keras, io={}, artifact=dataclasses.replace(
+        keras.artifact, format="keras", path="keras.keras"))
+    tables = {"tflite-int8": tensors(count), "tflite-float32": tensors(count, "float32", bits=32,
+                                                                       distinct=None),
+              "tflite-float16": tensors(count, "float16", bits=16, distinct=None)}
+    rows = [dataclasses.replace(r, io={**r.io, "tensors": tables[r.target]})
+            for r in (int8, whole, half)]
+    given = report([row(**SOURCE), *rows, keras])
+    return dataclasses.replace(
+        given, recipe={**given.recipe, "recipe": RECIPE, "backend": "native"},
+        environment={**given.environment, "architecture": "x86_64", "flags": ["avx2", "fma"]},
+        training={
+            "history": [*epochs("prune", 6, 0.6, 0.85), *epochs("qat", 3, 0.6)],
+            "metric_name": "accuracy", "kernels": kernels(count),
+            "skipped": [{"layer": "first", "stage": "prune", "why": "left out by the recipe"}],
+            "notes": ["2 frozen layers were trained too"], "seconds": 13.5, "slimmed": None})
+
+
+def slim() -> Report:
+    """A model that lost channels; no labels, no validation samples, and a loss that exploded."""
+    given = trained(3)
+    history = epochs("structured", 4, None)
+    for record in history:
+        record |= {"validation_loss": None, "validation_metric": None}
+    history[1]["loss"] = math.inf
+    stage = {"stage": "structured", "to": 0.5, "of": "macs", "importance": "magnitude",
+             "scope": "global", "layers": "*", "multiple": 4, "rounds": 2, "epochs": None,
+             "learning_rate": None}
+    dropped = ("accuracy", "accuracy_drop", "agreement")
+    rows = [dataclasses.replace(r, measurements=tuple(
+        m for m in r.measurements if m.name not in dropped)) for r in given.rows[:2]]
+    rows[1].io["tensors"][:] = tensors(3, zeros=0.001, distinct=200)
+    slimmed = {"removed": [{"layer": "conv2d", "what": "channels", "before": 64, "after": 40},
+                           {"layer": "attention", "what": "heads", "before": 8, "after": 4}],
+               "before": {"parameters": 78_666, "macs": 12_501_632, "bytes": 314_664},
+               "after": {"parameters": 31_208, "macs": 6_150_144, "bytes": 124_832}}
+    return dataclasses.replace(
+        given, rows=tuple(rows), data={**given.data, "labels": False, "metric": None},
+        recipe={**given.recipe, "recipe": {**RECIPE, "stages": [stage]}},
+        training={**given.training, "history": history, "metric_name": "error", "kernels": [],
+                  "slimmed": slimmed, "notes": []})
+
+
+def hostile_training() -> Report:
+    """Names from a model made to break the account of its training."""
+    given = trained(2)
+    stage = {"stage": HOSTILE, "layers": HOSTILE, "epochs": 1}
+    rows = [given.rows[0], dataclasses.replace(given.rows[1], io={"tensors": [
+        {**t, "layer": HOSTILE, "tensor": HOSTILE, "dtype": HOSTILE} for t in tensors(2)]})]
+    record = {**epochs("x", 1, 0.5)[0], "stage": HOSTILE}
+    return dataclasses.replace(
+        given, rows=tuple(rows), recipe={**given.recipe, "backend": HOSTILE, "recipe": {
+            "stages": [stage], "training": {"optimizer": HOSTILE, "augment": HOSTILE}}},
+        training={"history": [record], "metric_name": HOSTILE, "seconds": 1.0, "notes": [HOSTILE],
+                  "kernels": [{**k, "layer": HOSTILE, "weight": HOSTILE} for k in kernels(2)],
+                  "skipped": [{"layer": HOSTILE, "stage": HOSTILE, "why": HOSTILE}],
+                  "slimmed": {"removed": [{"layer": HOSTILE, "what": HOSTILE, "before": 2,
+                                           "after": 1}], "before": {}, "after": {}}})
+
+
+ALL = {"usual": usual, "single": single, "hostile": hostile, "crowd": crowd, "bare": bare,
+       "trained": trained, "slim": slim, "hostile_training": hostile_training}
