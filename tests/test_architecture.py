@@ -9,7 +9,8 @@ FLOORS = [
     {"child", "store"},
     {"data", "readers", "tflite", "output"},
     {"compress", "export", "benchmark"},
-    {"steps", "source", "quantization", "worker", "pipeline"},
+    {"steps", "source", "quantization", "worker", "pipeline", "measuring"}
+    | {"preflight", "inspecting"},
     {"cli", "__main__", "__init__"},
 ]
 
@@ -54,6 +55,6 @@ def test_the_three_rooms_do_not_import_each_other():
 
 def test_only_the_command_line_prints():
     for path, name in code():
-        if name != "cli":
+        if name != "cli" and path.name != "board.py":  # a program of its own, sent to boards
             calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
             assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path
