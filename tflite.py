@@ -316,8 +316,8 @@ def operations(model, graph=None) -> list[dict]:
         A list of `{"index", "op", "version", "options", "inputs", "outputs", "macs"}`; `options`
         are the schema's own (`strideW`, `fusedActivationFunction`, ...). A tensor is `{"tensor"
         (its number), "name", "shape", "dtype", "scales" (how many; 0 where it is not quantized),
-        "constant", "bytes"}`; constants of at most 16 plain integers have their `values`, quantized ones
-        `zero` (whether all values are the zero point). A missing optional input is None.
+        "constant", "bytes"}`; constants of at most 16 plain integers have their `values`, quantized
+        ones `zero` (whether all values are the zero point). A missing optional input is None.
     """
     graph = graph or model.subgraphs[0]
     return [

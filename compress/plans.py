@@ -208,7 +208,8 @@ class Job:
 
     def _carry_out(self, plan: dict[str, str]) -> bytes:
         ranges = self._ranges()
-        model = recipes.apply(self.source.model, plan, ranges)
+        dense = self.target.get("options", {}).get("dense_weights") == "per-tensor"
+        model = recipes.apply(self.source.model, plan, ranges, dense_per_tensor=dense)
 
         def having(precision):
             return {item for item, p in plan.items() if p == precision}

@@ -64,13 +64,14 @@ STAND_INS = {
 VERSION_1 = ("ELU", "PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "EXPAND_DIMS")
 
 
-def apply(model: bytes, plan: dict[str, str], ranges: dict):
+def apply(model: bytes, plan: dict[str, str], ranges: dict, dense_per_tensor: bool = False):
     """Quantize a float file by a plan; operations that are not in it stay float.
 
     Args:
         model: The float file's bytes; its tensor names must be unique.
         plan: `{scope: precision}`.
         ranges: `{tensor name: (min, max)}`; needed for int8 and int16.
+        dense_per_tensor: One scale for the weights of a dense layer, as older accelerators need.
 
     Returns:
         The quantized file as a `ModelT`, with float32 inputs and outputs where they were float32.
@@ -83,7 +84,7 @@ def apply(model: bytes, plan: dict[str, str], ranges: dict):
     from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
     manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(recipe(plan))
+    manager.load_quantization_recipe(recipe(plan, dense_per_tensor))
     if all(PRECISIONS[p][0] is None for p in plan.values() if p in PRECISIONS):
         return tflite.load(model)
     if not any(precision != "float" for precision in plan.values()):
@@ -128,16 +129,21 @@ def _stand_in(model, plan: dict[str, str]) -> dict[int, int]:
     return back
 
 
-def recipe(plan: dict[str, str]) -> list[dict]:
-    """The plan in AEQ's form."""
+def recipe(plan: dict[str, str], dense_per_tensor: bool = False) -> list[dict]:
+    """The plan in AEQ's form; a later entry of it overrules an earlier one."""
     entries = []
     for precision, (config, _) in PRECISIONS.items():
         chosen = sorted(scope for scope, p in plan.items() if p == precision)
         if config and chosen:
-            entries.append({
+            entry = {
                 "regex": "^(?:" + "|".join(re.escape(scope) for scope in chosen) + ")$",
                 "operation": "*", "algorithm_key": "min_max_uniform_quantize", "op_config": config,
-            })
+            }
+            entries.append(entry)
+            if dense_per_tensor and precision == "int8":
+                weights = config["weight_tensor_config"] | {"granularity": "TENSORWISE"}
+                entries.append(entry | {"operation": "FULLY_CONNECTED",
+                                        "op_config": config | {"weight_tensor_config": weights}})
     # The boundary is made afterwards, tensor by tensor (see `surgery.boundary`).
     entries += [{"regex": ".*", "operation": name, "algorithm_key": "no_quantize"}
                 for name in ("INPUT", "OUTPUT")]

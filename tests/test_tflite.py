@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from floatfiles import FloatFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,3 +125,16 @@ def _only_model_errors(data):
         assert error.message and error.hint
     else:
         assert isinstance(found["macs"], int)
+
+
+def test_operations_tell_what_an_accelerator_asks():
+    ops = tflite.operations(tflite.load(ROOT / "tests/data/digits_int8.tflite"))
+    kinds = ["CONV_2D", "CONV_2D", "RESHAPE", "FULLY_CONNECTED", "SOFTMAX"]
+    assert [op["op"] for op in ops] == kinds
+    image, kernel, bias = ops[1]["inputs"]
+    assert (image["shape"], image["scales"], image["constant"]) == ([1, 6, 6, 6], 1, False)
+    assert (kernel["dtype"], kernel["scales"], kernel["bytes"]) == ("int8", 8, 8 * 3 * 3 * 6)
+    assert kernel["constant"] and "values" not in bias
+    assert ops[1]["options"]["strideW"] == 2 and ops[1]["version"] >= 1
+    assert ops[2]["inputs"][1]["values"][-1] == 32
+    assert ops[0]["macs"] == 36 * 6 * 9

@@ -9,16 +9,34 @@ def test_the_built_in_targets_are_these():
         "keras",
         "saved-model",
         "tflite-float32",
+        "litert-js",
         "tflite-float16",
+        "litert-js-dynamic",
         "tflite-dynamic",
+        "edge-tpu",
+        "ethos-u55-128",
+        "ethos-u55-256",
+        "ethos-u65-256",
+        "ethos-u65-512",
+        "ethos-u85-256",
+        "micro",
         "tflite-int8",
         "tflite-int16x8",
         "tflite-int4",
+        "onnx-float32",
+        "onnx-float16",
+        "onnx-int8",
+        "onnx-int4",
+        "tfjs",
+        "tfjs-float16",
+        "tfjs-uint8",
     ]
 
 
 def test_only_calibrated_targets_need_data():
-    assert [t.name for t in targets.load_all() if t.needs_data] == ["tflite-int8", "tflite-int16x8"]
+    found = [t.name for t in targets.load_all() if t.needs_data and not t.compiler]
+    assert found == ["tflite-int8", "tflite-int16x8", "onnx-int8"]
+    assert all(t.needs_data for t in targets.load_all() if t.compiler not in ("", "web"))
 
 
 def test_a_near_miss_is_answered_with_the_right_name():
