@@ -196,6 +196,17 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     _add_inspect(commands, shared, text)
 
+    setup = commands.add_parser(
+        "setup",
+        parents=[shared],
+        help="fetch what browser targets need",
+        description="Fetch what browser targets need, pinned and checked, into the cache: "
+        "LiteRT.js and TensorFlow.js by npm, and the converter of tensorflowjs by pip. Chromium or "
+        "Chrome is taken from this machine.",
+    )
+    setup.add_argument("what", choices=["browser"], help="browser")
+    setup.set_defaults(run=_setup)
+
     bench = commands.add_parser(
         "benchmark",
         parents=[shared],
@@ -386,6 +397,17 @@ def _targets(args: argparse.Namespace, argv: list[str]) -> int:
         width = max(len(t.name) for t in found)
         for target in found:
             print(f"{target.name:<{width}}  {target.summary}")
+    return 0
+
+
+def _setup(args: argparse.Namespace, argv: list[str]) -> int:
+    from .benchmark import browser, packages
+    from .export import tfjs
+
+    with _progress(args.json) as show:
+        told = (lambda fraction, text: show("fetch", fraction, text)) if show else lambda *_: None
+        places = [str(packages.fetch(told)), str(tfjs.fetch(told)), browser.find_browser()]
+    print(json.dumps(places) if args.json else "\n".join(places))
     return 0
 
 

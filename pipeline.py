@@ -22,7 +22,7 @@ from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, verdict
+from .benchmark import environment, latency, shrinking, verdict
 from .benchmark.tasks import METRICS
 from .child import Child
 from .compress import scan
@@ -30,7 +30,7 @@ from .errors import DataError, TfcompressError, UsageError
 from .quantization import Quantization, names, read_labels
 from .source import Source
 from .steps import Event, Options, Steps
-from .targets import SUFFIXES, Target
+from .targets import Target
 
 MACS_TO_JUDGE = 200_000_000_000  # held-back samples are as many as fit into this much work
 MEASURE_SECONDS = 8.0  # for all artifacts together
@@ -151,7 +151,7 @@ def run(options: Options, on_event: Event | None = None) -> Result:
     start = time.perf_counter()
     chosen = _targets(options)
     folder = Path(options.output or f"{Path(options.model).stem}-tfcompress").absolute()
-    _check(options, chosen)
+    check(options, chosen)
     output.check(folder)
     environment_now = environment.describe()
     steps = Steps(options, chosen, on_event or (lambda *_: None), environment_now["cpu"])
@@ -182,7 +182,7 @@ def _targets(options: Options) -> list[Target]:
     return chosen
 
 
-def _check(options: Options, chosen: list[Target]) -> None:
+def check(options: Options, chosen: list[Target]) -> None:
     """What can be found wrong before anything is loaded."""
     needy = [t.name for t in chosen if t.needs_data]
     if options.data is None and needy:
@@ -233,7 +233,8 @@ class Made:
         judged: The folder of the source model's outputs on the held-back samples.
         expected: The same of the trained model.
         rounded: The same of the trained model with its learned roundings.
-        files: Path and step record by target.
+        files: Path and step record by target: what is run, judged and measured.
+        shipped: By target, what goes into the output folder where that is something else.
         failed: The error by target.
     """
 
@@ -246,7 +247,12 @@ class Made:
     expected: Path | None = None
     rounded: Path | None = None
     files: dict[str, tuple[Path, dict]] = field(default_factory=dict)
+    shipped: dict[str, list[Path]] = field(default_factory=dict)
     failed: dict[str, TfcompressError] = field(default_factory=dict)
+
+    def paths(self, target: str) -> list[Path]:
+        """What goes into the output folder for a target, the artifact itself first."""
+        return self.shipped.get(target) or [self.files[target][0]]
 
     @property
     def learned(self) -> Path | None:
@@ -273,7 +279,7 @@ class _Run:
         self.steps, self.options, self.targets = steps, steps.options, steps.targets
         self.source = Source(steps)
 
-    def everything(self, start: float, environment_now: dict) -> tuple[Report, dict]:
+    def everything(self, start: float, environment_now: dict) -> tuple[Report, Made]:
         try:
             with ThreadPoolExecutor(2) as pool:
                 made = self.make(pool)
@@ -293,7 +299,7 @@ class _Run:
             for r, t in zip(rows, self.targets, strict=True)
         ]
         first = self.source_row(info, made.timed, rows)
-        finished = Report(
+        finished = shrinking.explained(Report(
             source={
                 "path": self.options.model,
                 "sha256": self.steps.model_digest,
@@ -309,8 +315,8 @@ class _Run:
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
-        return finished, made.files
+        ))
+        return finished, made
 
     def make(self, pool: ThreadPoolExecutor) -> Made:
         """Every artifact. Quantizing overlaps with running the source model."""
@@ -348,9 +354,38 @@ class _Run:
             made.files |= done.made
             made.failed |= done.failed
             done.child.close()
+        for target in tflite:
+            if target.compiler and target.name in made.files:
+                try:
+                    self.compile(target, made)
+                except TfcompressError as error:
+                    made.failed[target.name] = error
         if made.learned and made.judged:
             made.rounded = self.rounded(made)
         return made
+
+    def compile(self, target: Target, made: Made) -> None:
+        """What has to be done to a finished file for its accelerator, or for the web."""
+        path, record = made.files[target.name]
+
+        def run(place: Path) -> dict:
+            with self.steps.child(f"{target.name} compiler") as child:
+                asked = {"path": str(path), "out": str(place), "target": target.to_dict()}
+                told = child.call(
+                    "export.compilers:compile", asked, self.steps.progress("compile")
+                )
+            paths = [told.pop("path") or str(path), *told.pop("files")]
+            inside = [p.removeprefix(f"{place}/") for p in paths]
+            return told | {"shipped": inside}
+
+        config = {"target": target.to_dict()}
+        folder = self.steps.step("compile", config, store.file_digest(path), run)
+        told = store.read_json(folder / "step.json")
+        made.shipped[target.name] = [folder / p for p in told["shipped"]]
+        made.files[target.name] = path, record | {
+            "compiled": told,
+            "fallbacks": [*record.get("fallbacks", ()), *told["fallbacks"]],
+        }
 
     def rounded(self, made: Made) -> Path:
         """The folder with the outputs of the model with its learned roundings."""
@@ -400,6 +435,7 @@ class _Run:
             "limit": judged and store.read_json(judged / "step.json")["rows"],
             "reference": judged and self.steps.digest(judged),
             "expected": expected and self.steps.digest(expected),
+            "backends": list(target.backends[1:]),
         }
 
         def judge(place: Path) -> dict:
@@ -424,6 +460,18 @@ class _Run:
                     found["findings"] += told["findings"]
                     if float_file and target.quantization != "none" and verdict.collapsed(told):
                         found["findings"] += self.locate(child, path, float_file, made.sampled)
+                if target.backends[1:]:
+                    asked = {
+                        "artifact": str(path),
+                        "runtime": target.runtime,
+                        "backends": target.backends[1:],
+                        "names": names(made.info),
+                        "samples": made.sampled and str(made.sampled / "held_back"),
+                        "expected": judged and str(expected or judged),
+                    }
+                    progress = self.steps.progress(f"judge {target.name}")
+                    told = child.call("benchmark.browser:others", asked, progress)
+                    found["measurements"] += told["measurements"]
                 return found
 
         folder = self.steps.step("judge", config, store.file_digest(path), judge)
@@ -434,17 +482,22 @@ class _Run:
         if made.trained and made.trained not in made_by:
             made_by.insert(0, made.trained)
         notes = [{"level": "info", "text": n, "advice": ""} for n in record.get("notes", [])]
+        compiled = record.get("compiled", {"measurements": [], "findings": []})
+        first = made.paths(target.name)[0]
+        if target.name in made.shipped:
+            made_by.append(first.parent)
+        measured = {m["name"]: m for m in found["measurements"] + compiled["measurements"]}
         return Row(
             target.name,
             "ok",
             Artifact(
-                f"{target.name}{SUFFIXES[target.format]}",
+                f"{target.name}{first.suffix}",
                 target.format,
                 tuple(self.steps.records[str(f)] for f in made_by),
             ),
-            tuple(Measurement.from_dict(m) for m in found["measurements"]),
+            tuple(Measurement.from_dict(m) for m in measured.values()),
             fallbacks=tuple(record.get("fallbacks", ())),
-            findings=(*found["findings"], *notes),
+            findings=(*found["findings"], *compiled["findings"], *notes),
             io=found["io"] | ({"serving": s} if (s := record.get("serving")) else {}),
         )
 
@@ -469,7 +522,7 @@ class _Run:
                 "custom_objects": list(self.options.custom_objects),
             }
             for t in self.targets
-            if t.name in made
+            if t.name in made and t.compiler in ("", "web")  # the others run elsewhere
         ]
         if not artifacts:
             return {}
@@ -535,14 +588,20 @@ class _Run:
         return told | {"targets": [t.to_dict() for t in self.targets]}
 
 
-def _write(folder: Path, steps: Steps, finished: Report, made: dict) -> None:
+def _write(folder: Path, steps: Steps, finished: Report, made: Made) -> None:
     from .benchmark import report
 
     def fill(work: Path) -> None:
         for row in finished.rows:
-            if row.target in made and row.artifact:
-                copy = shutil.copytree if made[row.target][0].is_dir() else shutil.copyfile
-                copy(made[row.target][0], work / row.artifact.path)
+            if row.target not in made.files or not row.artifact:
+                continue
+            first, *more = made.paths(row.target)
+            names = [row.artifact.path, *(
+                p.name if p.name.startswith(row.target) else f"{row.target}-{p.name}" for p in more
+            )]
+            for path, name in zip((first, *more), names, strict=True):
+                copy = shutil.copytree if path.is_dir() else shutil.copyfile
+                copy(path, work / name)
         report.write(finished, work)
 
     output.write(

@@ -198,6 +198,7 @@ class Source:
         def make(place: Path) -> dict:
             told = {
                 "format": target.format,
+                "quantization": target.quantization,
                 "out": str(place / name),
                 "source": str(Path(self.run.options.model).absolute()),
             }

@@ -80,7 +80,8 @@ class Options:
             chosen = recipe.from_flags(**stages, **training)
             if not chosen and (training or self.backend != "native"):
                 raise UsageError(
-                    "there is nothing to train", "add a stage: --prune, --cluster, --qat or --distill"
+                    "there is nothing to train",
+                    "add a stage: --prune, --cluster, --qat or --distill",
                 )
             return chosen
         if stages:

@@ -20,7 +20,7 @@ from .artifact import Measurement, TensorSpec
 from .child import Progress
 from .errors import DataError, TargetError, TfcompressError
 
-_state: dict = {}
+state: dict = {}
 LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off by a whole step
 OPTIMIZER = "{:,} bytes of the file are optimizer state; they are not counted as the model's size"
 
@@ -41,8 +41,8 @@ def open_source(payload: dict, progress: Progress) -> dict:
         custom_objects=payload["custom_objects"],
         input_shapes=load.parse_input_shape(payload["input_shape"]),
     )
-    _state["loaded"] = loaded
-    _state["how"] = {k: payload[k] for k in ("unsafe", "custom_objects")}
+    state["loaded"] = loaded
+    state["how"] = {k: payload[k] for k in ("unsafe", "custom_objects")}
     spare = _optimizer(Path(payload["path"]))
     return {
         "kind": loaded.kind,
@@ -119,7 +119,7 @@ def _vocabulary(loaded) -> dict[str, int]:
 def prepare(payload: dict, progress: Progress) -> dict:
     """Read the data, split them, and write them where the other processes find them."""
     progress(None, "reading the data")
-    loaded = _state["loaded"]
+    loaded = state["loaded"]
     options = payload["options"] | {"vocabulary": payload["vocabulary"]}
     told = data.prepare(
         payload["spec"], loaded.inputs, loaded.outputs, Path(payload["out"]), **options
@@ -156,9 +156,9 @@ def time_source(payload: dict, progress: Progress) -> dict:
     from .compress import load
 
     progress(None, "timing the source model")
-    one = [np.asarray(a[:1]) for a in _samples(payload["samples"])]
-    loaded = _state["loaded"]
-    _outputs(one)
+    one = [np.asarray(a[:1]) for a in open_samples(payload["samples"])]
+    loaded = state["loaded"]
+    run_model(one)
     times, start = [], time.perf_counter()
     while len(times) < 5 or (len(times) < 100 and time.perf_counter() - start < payload["seconds"]):
         before = time.perf_counter_ns()
@@ -175,24 +175,24 @@ def reference(payload: dict, progress: Progress) -> dict:
 
     rows, out = payload["rows"], Path(payload["out"])
     loaded = _model(payload)
-    arrays = _samples(payload["samples"])
+    arrays = open_samples(payload["samples"])
     files: list = []
     batch = payload["batch"]
     for start in range(0, rows, batch):
         stop = min(start + batch, rows)
         progress(start / rows, "running the source model")
-        results = _outputs([np.asarray(a[start:stop]) for a in arrays], loaded)
+        results = run_model([np.asarray(a[start:stop]) for a in arrays], loaded)
         for i, result in enumerate(results):
             result = np.asarray(result)
             if start == 0:
                 dtype = np.float32 if result.dtype.kind == "f" else result.dtype
                 files.append(open_memmap(out / f"{i}.npy", "w+", dtype, (rows, *result.shape[1:])))
             if not np.isfinite(result).all():
-                _state.setdefault("not finite", True)
+                state.setdefault("not finite", True)
             files[i][start:stop] = result
     for file in files:
         file.flush()
-    return {"rows": rows, "finite": "not finite" not in _state}
+    return {"rows": rows, "finite": "not finite" not in state}
 
 
 def train(payload: dict, progress: Progress) -> dict:
@@ -205,7 +205,7 @@ def train(payload: dict, progress: Progress) -> dict:
         from .compress import finetune as engine
     out = Path(payload["out"])
     done = engine.run(
-        _state["loaded"],
+        state["loaded"],
         recipe.from_dict(payload["recipe"]),
         payload["samples"],
         seed=payload["seed"],
@@ -233,7 +233,7 @@ def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -
     from .compress import learned, lower
     from .export.tflite import to_tflite
 
-    loaded = _state["loaded"]
+    loaded = state["loaded"]
     rows = done.qat_model.ranges.samples[:4]
     wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
     check = tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
@@ -261,22 +261,22 @@ def _model(payload: dict):
     """The model that a call is about: the source model, or the trained one in `trained`."""
     path = payload.get("trained")
     if not path:
-        return _state["loaded"]
-    if _state.get("trained", ("",))[0] != path:
+        return state["loaded"]
+    if state.get("trained", ("",))[0] != path:
         from .compress import load
 
-        made = load.open_model(path, **_state["how"])
-        source = _state["loaded"]
-        _state["trained"] = path, dataclasses.replace(
+        made = load.open_model(path, **state["how"])
+        source = state["loaded"]
+        state["trained"] = path, dataclasses.replace(
             made, inputs=source.inputs, outputs=source.outputs)
-    return _state["trained"][1]
+    return state["trained"][1]
 
 
-def _outputs(arrays: list, loaded=None) -> list:
+def run_model(arrays: list, loaded=None) -> list:
     """A model on the user's data; what TensorFlow rejects is an error in the data."""
     from .compress import load
 
-    loaded = loaded or _state["loaded"]
+    loaded = loaded or state["loaded"]
     try:
         return load.call(loaded, arrays)
     except TfcompressError:
@@ -295,11 +295,11 @@ def _outputs(arrays: list, loaded=None) -> list:
         ) from error
 
 
-def _samples(folder: str) -> list:
+def open_samples(folder: str) -> list:
     import numpy as np
 
     folder = Path(folder)
-    loaded = _state["loaded"]
+    loaded = state["loaded"]
     return [
         np.load(folder / "inputs" / f"{i}.npy", mmap_mode="r") for i in range(len(loaded.inputs))
     ]
@@ -324,6 +324,26 @@ def convert(payload: dict, progress: Progress) -> dict:
     return made | {"macs": tflite.describe(payload["out"]).get("macs")}
 
 
+def convert_onnx(payload: dict, progress: Progress) -> dict:
+    """The model as a float32 .onnx file, in the same way."""
+    from .compress import lower, onnx_graph
+    from .export.onnx import to_onnx
+
+    loaded = _model(payload)
+    made = to_onnx(
+        loaded.model,
+        payload["out"],
+        inputs=loaded.inputs,
+        outputs=loaded.outputs,
+        progress=progress,
+        opset=payload.get("opset"),
+        batch=payload.get("batch"),
+        lower=lower,
+        skip=payload["skip"],
+    )
+    return made | {"macs": onnx_graph.describe(payload["out"]).get("macs")}
+
+
 def _static(specs: list[TensorSpec]) -> list[TensorSpec]:
     return [TensorSpec(s.name, (1, *s.shape[1:]) if s.shape else (), s.dtype) for s in specs]
 
@@ -342,6 +362,8 @@ def export(payload: dict, progress: Progress) -> dict:
 
         to_keras(loaded.model, payload["out"])
         return {}
+    if payload["format"] == "tfjs":
+        return _tfjs(loaded, payload, progress)
     from .export import serving
     from .export.savedmodel import to_saved_model
 
@@ -356,6 +378,29 @@ def export(payload: dict, progress: Progress) -> dict:
     return {"serving": serving.contract(**told, name=payload["name"])}
 
 
+def _tfjs(loaded, payload: dict, progress: Progress) -> dict:
+    """A GraphModel folder with its demo page."""
+    from .compress import lower
+    from .export import tfjs, web
+
+    inputs = _static(loaded.inputs)
+    made = tfjs.to_tfjs(
+        loaded.model,
+        payload["out"],
+        inputs=inputs,
+        outputs=loaded.outputs,
+        quantization=payload["quantization"],
+        progress=progress,
+        lower=lower,
+    )
+    about = {
+        side: [_spec(s) | {"tensor": t} for s, t in zip(specs, made.pop(side), strict=True)]
+        for side, specs in (("inputs", inputs), ("outputs", loaded.outputs))
+    }
+    web.write(payload["out"], "tfjs", about, payload["name"])
+    return made
+
+
 # Files, in a process without TensorFlow -----------------------------------------------------
 
 
@@ -368,8 +413,12 @@ def warm(payload: dict, progress: Progress) -> dict:
 
 def quantize(payload: dict, progress: Progress) -> dict:
     """One float file to one file per target, each with its metadata."""
-    from .compress import quantize as quantizer
-    from .export import metadata
+    if Path(payload["float"]).suffix == ".onnx":
+        from .compress import onnx_quantize as quantizer
+        from .export import onnx_metadata as metadata
+    else:
+        from .compress import quantize as quantizer
+        from .export import metadata
 
     made = quantizer.run(payload, progress)
     for name, result in made["targets"].items():
@@ -392,21 +441,25 @@ def describe(payload: dict, progress: Progress) -> dict:
         Measurement("size_gzip", "bytes", (sum(_gzipped(f) for f in files),)),
     ]
     io: dict = {}
-    if path.suffix == ".tflite":
-        from . import tflite
+    if path.suffix in (".tflite", ".onnx"):
+        if path.suffix == ".onnx":
+            from .compress import onnx_graph as files
+        else:
+            from . import tflite as files
 
-        inside = tflite.describe(path)
+        inside = files.describe(path)
         weights = inside["weights"]
         measurements += [
             Measurement("parameters", "values", (inside["parameters"],)),
-            Measurement("macs", "MACs", (inside["macs"],)),
             Measurement("zeros", "share", (weights["zeros"],)),
         ]
+        if inside["macs"] is not None:
+            measurements.append(Measurement("macs", "MACs", (inside["macs"],)))
         io = {
             "inputs": inside["inputs"],
             "outputs": inside["outputs"],
             "weights": weights["dtypes"],
-            "tensors": inside["tensors"],
+            **({"tensors": inside["tensors"]} if "tensors" in inside else {}),
             "ops": inside["histogram"],
         }
     return {"measurements": [m.to_dict() for m in measurements], "io": io}

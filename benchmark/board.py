@@ -3,10 +3,10 @@
 This file is sent to boards as it is: it needs Python 3.7, NumPy (1 or 2), and either ai-edge-litert
 or tflite-runtime, and nothing of this package.
 
-    python3 board.py model.tflite [inputs.npz] '{"threads": 1, "seconds": 2, "most": 1000}'
+    python3 board.py m.tflite [inputs.npz] '{"threads": 1, "seconds": 2, "most": 1000}'
 
-`inputs.npz` holds `0`, `1`, ... in the order of the file's inputs, as they are stored, one sample per
-row; each row is run once and the raw outputs are part of the answer.
+`inputs.npz` holds `0`, `1`, ... in the order of the file's inputs, as they are stored, one sample
+per row; each row is run once and the raw outputs are part of the answer.
 """
 
 import base64
@@ -99,10 +99,10 @@ def measure(path, samples, told):
         [[random_row(d, rng) for d in inputs]]
     results = [[] for _ in outputs]
     for row in rows:
-        for detail, value in zip(inputs, row):
+        for detail, value in zip(inputs, row):  # noqa: B905 (Python 3.7)
             engine.set_tensor(detail["index"], value.reshape(detail["shape"]))
         engine.invoke()
-        for found, detail in zip(results, outputs):
+        for found, detail in zip(results, outputs):  # noqa: B905
             found.append(engine.get_tensor(detail["index"]).copy())
     load_before, times = load_average(), []
     start = time.perf_counter()
@@ -140,7 +140,8 @@ def main(argv):
                 samples = [held[str(i)] for i in range(len(held.files))]
         answer = measure(argv[0], samples, json.loads(argv[-1]))
     except Exception as error:
-        answer = {"error": "%s: %s" % (type(error).__name__, " ".join(str(error).split())[:300]),
+        text = " ".join(str(error).split())[:300]
+        answer = {"error": f"{type(error).__name__}: {text}",
                   "python": platform.python_version(), "machine": platform.machine()}
     print("\n" + json.dumps(answer))  # on a line of its own, whatever a library has printed
 

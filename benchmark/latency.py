@@ -30,7 +30,12 @@ FEWEST, ENOUGH, MOST = 5, 30, 1000
 NAMES = {"latency": "ms", "latency_threads": "ms", "load_time": "ms", "peak_memory": "bytes",
          "throughput": "samples/s"}
 THREADED = ("latency_threads",)
-ONCE = ("keras", "tensorflow")  # starting TensorFlow again for N threads costs more than it tells
+# Modules to import; keras where a runtime is not named.
+WARM = {"litert": ["numpy.random", "ai_edge_litert.interpreter"],
+        "onnxruntime": ["numpy.random", "onnxruntime"], "tfjs": ["numpy"]}
+IN_BROWSER = ("litert-js", "tfjs")  # timed in the page; their memory is the browser's
+# Starting these again for N threads costs more than it tells.
+ONCE = ("keras", "tensorflow", *IN_BROWSER)
 
 
 def default_threads() -> list[int]:
@@ -84,8 +89,7 @@ def measure(artifacts: list[dict], threads: list[int] | None = None, seconds: fl
 def _warm(artifacts: list[dict], children: dict[str, Child]) -> None:
     """Import every child's runtime, several at a time: nothing is timed yet."""
     def warm(artifact: dict) -> None:
-        once = artifact["runtime"] in ONCE
-        modules = ["keras"] if once else ["numpy.random", "ai_edge_litert.interpreter"]
+        modules = WARM.get(artifact["runtime"].partition("-")[0], ["keras"])
         with suppress(TfcompressError):  # what is missing is told when it is used
             children[artifact["name"]].call("worker:warm", {"modules": modules})
 
@@ -141,6 +145,9 @@ class _Lane:
         notes = {"load_time": "file to ready, the first load of a new process first",
                  "peak_memory": "growth of the process beyond the loaded runtime",
                  "throughput": f"{note}; one value per burst"}
+        if self.artifact["runtime"].startswith(IN_BROWSER):
+            notes["load_time"] = "runtime and model, from this machine"
+            notes["peak_memory"] = "not measured: the memory is the browser's"
         return [Measurement(n, NAMES[n], tuple(values[n]), notes.get(n, note)) for n in names]
 
 
@@ -191,6 +198,11 @@ def prepare(payload: dict, progress) -> dict:
 
     if payload["runtime"] == "litert":
         runtimes.litert_module()
+        import numpy.random
+    elif payload["runtime"].startswith(IN_BROWSER):
+        import numpy.random
+    elif payload["runtime"].startswith("onnxruntime"):
+        runtimes.onnxruntime_module()
         import numpy.random  # noqa: F401
     else:
         import keras  # noqa: F401
@@ -207,7 +219,8 @@ def prepare(payload: dict, progress) -> dict:
         start = time.perf_counter_ns()
         session = runtimes.open_session(payload["path"], payload["runtime"], payload["threads"],
                                         names)
-        return session, (time.perf_counter_ns() - start) / 1e6
+        ms = (time.perf_counter_ns() - start) / 1e6
+        return session, getattr(session, "load_ms", ms)
 
     session, ms = load()
     rows, origin = _input(session.inputs, samples, payload["seed"])
@@ -236,6 +249,8 @@ def burst(payload: dict, progress) -> dict:
     """
     invoke, clock = _state["invoke"], time.perf_counter_ns
     count = min(_state["count"], payload.get("most", MOST))
+    if hasattr(_state["session"], "burst"):
+        return {"ms": _state["session"].burst(count)}
     marks = [0] * (count + 1)
     gc.collect()
     gc.disable()
@@ -260,6 +275,9 @@ def finish(payload: dict, progress) -> dict:
     """
     peak = max(0, peak_bytes() - _state["baseline"])
     times = _state["load_ms"]
+    if hasattr(_state["session"], "burst"):
+        _state["session"].close()
+        return {"peak": [], "load_ms": times}
     _state["session"] = _state["invoke"] = None
     while len(times) < 5 and sum(times) < 300:
         gc.collect()

@@ -246,7 +246,98 @@ class TensorFlow(_Graph):
         return [results[s["name"]] for s in self.outputs]
 
 
-RUNTIMES: dict[str, type[Session]] = {"litert": Litert, "keras": Keras, "tensorflow": TensorFlow}
+class Onnx(Session):
+    """An .onnx file in ONNX Runtime, on the CPU; `PROVIDERS` are those of subclasses."""
+
+    PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
+
+    def __init__(self, path: str, threads: int):
+        runtime = onnxruntime_module()
+        missing = set(self.PROVIDERS[:1]) - set(runtime.get_available_providers())
+        if missing:
+            raise ModelError(f"this ONNX Runtime has no {missing.pop()}",
+                             "pip install onnxruntime-gpu in the place of onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Threads that spin when their work is done slow down whatever else runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = runtime.InferenceSession(path, options, providers=list(self.PROVIDERS))
+        except Exception as error:  # its own classes, one for each status
+            raise _refused(path, "ONNX Runtime", error) from None
+        if self._session.get_providers()[0] != self.PROVIDERS[0]:
+            raise ModelError(f"{self.PROVIDERS[0]} does not start on this machine",
+                             "check the driver, and the versions of CUDA and cuDNN")
+        ends = self._session.get_inputs(), self._session.get_outputs()
+        self.inputs, self.outputs = (
+            [_spec(t.name, [n if isinstance(n, int) else None for n in t.shape],
+                   _onnx_dtype(t.type)) for t in side] for side in ends)
+        self._wanted = [o.name for o in ends[1]]
+        self.tensors = list(range(len(ends[0]))), list(range(len(ends[1])))
+
+    def run(self, arrays: list[Array]) -> list[Array]:
+        import numpy as np
+
+        count = _rows(arrays, self.inputs)
+        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or max(count, 1)
+        parts: list[list[Array]] = [[] for _ in self.outputs]
+        for start in range(0, count, step):
+            rows = [a[start:start + step] for a in arrays]
+            have = len(rows[0])
+            rows = [_filled(r, step) for r in rows] if have < step else rows
+            for part, out, spec in zip(parts, self._once(rows), self.outputs, strict=True):
+                out = dequantize(np.asarray(out), spec)
+                part.append(out[:have] if out.ndim and len(out) == step else out.reshape(1, -1))
+        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
+
+    def _feed(self, rows: list[Array]) -> dict[str, Array]:
+        return {s["name"]: quantize(a, s) for a, s in zip(rows, self.inputs, strict=True)}
+
+    def _once(self, rows: list[Array]) -> list[Array]:
+        try:
+            return self._session.run([s["name"] for s in self.outputs], self._feed(rows))
+        except Exception as error:  # its own classes, one for each status
+            raise _refused("the file", "ONNX Runtime", error) from None
+
+    def ready(self, arrays: list[Array]) -> Callable[[], object]:
+        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or 1
+        feed = self._feed([_filled(a[:1], step) for a in arrays])
+        self._once([feed[s["name"]] for s in self.inputs])  # what is wrong is told here
+        run, names = self._session.run, [s["name"] for s in self.outputs]
+        return lambda: run(names, feed)
+
+
+class OnnxCuda(Onnx):
+    """The same on an NVIDIA GPU."""
+
+    PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class OnnxTensorRT(Onnx):
+    """The same compiled by TensorRT; what it does not take runs on CUDA."""
+
+    PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def _in_browser(runtime: str, backend: str) -> Callable[[str, int], Session]:
+    def open_page(path: str, threads: int) -> Session:
+        from .browser import BrowserSession
+
+        return BrowserSession(path, runtime, backend)
+
+    return open_page
+
+
+RUNTIMES: dict[str, Callable[[str, int], Session]] = {
+    **{f"{name}-{backend}": _in_browser(runtime, backend)
+       for name, runtime in (("litert-js", "litert"), ("tfjs", "tfjs"))
+       for backend in ("wasm", "webgl", "webgpu")},
+    "litert-js": _in_browser("litert", "wasm"), "tfjs": _in_browser("tfjs", "wasm"),
+    "litert": Litert, "keras": Keras, "tensorflow": TensorFlow, "onnxruntime": Onnx,
+    "onnxruntime-cuda": OnnxCuda, "onnxruntime-tensorrt": OnnxTensorRT,
+}
 
 
 def open_session(path: str, runtime: str, threads: int = 1, names: dict | None = None) -> Session:
@@ -292,6 +383,25 @@ def litert_module():
         error = MissingExtra("ai-edge-litert", "all")
         error.hint = "pip install ai-edge-litert"
         raise error from None
+
+
+def onnxruntime_module():
+    """The module onnxruntime.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("onnxruntime", "onnx") from None
+    return onnxruntime
+
+
+def _onnx_dtype(kind: str) -> str:
+    """NumPy's name for what ONNX Runtime calls `tensor(float)`."""
+    plain = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64", "string": "object"}.get(plain, plain)
 
 
 def open_arrays(folder: Path) -> list[Array]:

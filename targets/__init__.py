@@ -14,18 +14,21 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-FORMATS = ("keras", "saved-model", "tflite", "onnx")
-QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8", "int4")
-RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime")
+FORMATS = ("keras", "saved-model", "tflite", "onnx", "tfjs")
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8", "int4", "uint8")
+RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime", "litert-js", "tfjs")
 IO_DTYPES = ("float32", "int8", "uint8", "int16")
 # What is run on the finished file, and which options each takes.
 COMPILERS = {
     "edgetpu": ("multiple_subgraphs", "dense_weights"),
     "vela": ("accelerator", "system_config", "memory_mode", "config", "optimise"),
     "micro": ("array",),
+    "web": (),
 }
+BACKENDS = ("wasm", "webgl", "webgpu")  # of browsers
 LIMITS = ("bytes", "ram_bytes", "flash_bytes")
-SUFFIXES = {"keras": ".keras", "saved-model": "", "tflite": ".tflite", "onnx": ".onnx"}
+SUFFIXES = {"keras": ".keras", "saved-model": "", "tflite": ".tflite", "onnx": ".onnx",
+            "tfjs": ""}
 OPSETS = range(13, 19)
 
 
@@ -49,6 +52,7 @@ class Target:
         options: What that compiler is told, see `COMPILERS`.
         opset: ONNX operator set, one of `OPSETS`; None for the default.
         batch: Fixed batch size of an ONNX file; None leaves it free where the model's is.
+        backends: Of `BACKENDS`: the artifact is judged on the first, and tried on the others.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Target:
     options: dict = field(default_factory=dict)
     opset: int | None = None
     batch: int | None = None
+    backends: tuple[str, ...] = ()
 
     @property
     def needs_data(self) -> bool:
@@ -167,4 +172,8 @@ def _read(path: Path) -> Target:
                          f"use {OPSETS[0]} to {OPSETS[-1]}")
     if record.get("batch", 1) < 1:
         raise UsageError(f"{path}: batch = {record['batch']} is no batch size", "use 1 or more")
-    return Target(name=path.stem, **record)
+    backends = record.get("backends", [])
+    if not isinstance(backends, list) or not set(backends) <= set(BACKENDS):
+        raise UsageError(f"{path}: backends = {backends!r} is not known",
+                         f"use a list of: {', '.join(BACKENDS)}")
+    return Target(name=path.stem, **record | {"backends": tuple(backends)})

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from . import attention, integers, keras_functions, operators, recurrent
+from . import web as other
 from .retrace import Retraced
 
 __all__ = ["Record", "Retraced", "all_layers", "float32", "lowering"]
@@ -44,7 +45,8 @@ class Record:
 
 
 @contextlib.contextmanager
-def lowering(model, rnn: str = "auto", fuse: bool = True) -> Iterator[list[dict]]:
+def lowering(model, rnn: str = "auto", fuse: bool = True, web: bool = False
+             ) -> Iterator[list[dict]]:
     """Trace `model` inside this context to get a graph that TFLite can take.
 
     Args:
@@ -54,13 +56,15 @@ def lowering(model, rnn: str = "auto", fuse: bool = True) -> Iterator[list[dict]
             `auto`, but LSTM as UNIDIRECTIONAL_SEQUENCE_LSTM where it fits; that operator keeps
             its state between invocations, so its user must reset the interpreter's variables.
         fuse: Leave alone what looks like a part of exact gelu, which the converter fuses.
+        web: For TensorFlow.js, whose backends lack more operators (`web`).
 
     Yields:
         A list that is filled, when the context ends, with `{"what", "why", "layers"}`.
     """
     record = Record(model)
     rewrites: list[dict] = []
-    patches = [*operators.patches(record, fuse), *keras_functions.patches(record),
+    patches = [*operators.patches(record, fuse, other.RULES if web else None),
+               *keras_functions.patches(record),
                *integers.patches(record), *attention.patches(record),
                *recurrent.patches(record, rnn)]
     with contextlib.ExitStack() as stack:

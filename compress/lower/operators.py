@@ -27,13 +27,15 @@ def _keep(*names: str):
         _kept.reset(token)
 
 
-def patches(record, fuse: bool = True) -> list[tuple]:
+def patches(record, fuse: bool = True, more: dict[str, Callable] | None = None) -> list[tuple]:
     """The one place through which TensorFlow adds operators to a graph by name."""
     from tensorflow.python.framework import op_def_library
 
+    rules = RULES | (more or {})
+
     def make(original: Callable) -> Callable:
         def apply(op_type_name, name=None, **arguments):
-            rule = RULES.get(op_type_name)
+            rule = rules.get(op_type_name)
             if rule is None or op_type_name in _kept.get() or (
                     fuse and op_type_name in ("Erf", "Erfc") and _in_gelu(arguments["x"])):
                 return original(op_type_name, name=name, **arguments)

@@ -34,7 +34,8 @@ def test_warm_up_requests_can_be_read_and_run(tmp_path):
     x = keras.Input((4,), name="x")
     i = keras.Input((2,), dtype="int32", name="i")
     flat = keras.layers.Flatten()(keras.layers.Embedding(5, 3)(i))
-    model = keras.Model([x, i], keras.layers.Dense(2, name="y")(keras.ops.concatenate([x, flat], axis=-1)))
+    both = keras.ops.concatenate([x, flat], axis=-1)
+    model = keras.Model([x, i], keras.layers.Dense(2, name="y")(both))
     inputs = [TensorSpec("x", (None, 4), "float32"), TensorSpec("i", (None, 2), "int32")]
     to_saved_model(model, tmp_path / "m", inputs=inputs,
                    outputs=[TensorSpec("y", (None, 2), "float32")])

@@ -1,0 +1,366 @@
+"""A model in a real browser: headless Chromium on a page that this process serves on loopback.
+
+The page (`web/harness.js`) fetches commands and posts answers, so a browser is a runtime like any
+other: `run` takes and returns arrays, and latency is taken inside the page. Which backend really
+ran and the name of the graphics adapter are read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import queue
+import secrets
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..errors import MissingExtra, ModelError
+from . import packages
+from .runtimes import Session, _rows, _spec
+
+HERE = Path(__file__).with_name("web")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+            "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+FLAGS = ("--headless=new", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--disable-extensions", "--mute-audio",
+         "--disable-background-timer-throttling", "--disable-renderer-backgrounding")
+SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
+            "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--enable-unsafe-swiftshader")
+SOFTWARE_NAMES = ("swiftshader", "llvmpipe", "software", "lavapipe")
+TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript",
+         ".wasm": "application/wasm", ".json": "application/json"}
+START_SECONDS, RUN_SECONDS = 120, 300
+
+
+def find_browser() -> str:
+    """The browser: `$TFCOMPRESS_BROWSER`, or the first one on PATH.
+
+    Raises:
+        MissingExtra: There is none.
+    """
+    told = os.environ.get("TFCOMPRESS_BROWSER")
+    for name in (told,) if told else BROWSERS:
+        if found := shutil.which(name):
+            return found
+    error = MissingExtra("chromium", "browser")
+    error.message = "there is no Chromium or Chrome on PATH"
+    error.hint = "Debian: apt-get install chromium; or set TFCOMPRESS_BROWSER"
+    raise error
+
+
+class Browser:
+    """One page with one model; a context manager.
+
+    Attributes:
+        about: What the page said of the loaded model: `backend`, `adapter`, `inputs`, `outputs`,
+            `load_ms`.
+    """
+
+    def __init__(self, model: Path, runtime: str, backend: str):
+        self.model, self.runtime, self.backend = Path(model), runtime, backend
+        self.packages = packages.find()
+        self.program = find_browser()
+        self.token = secrets.token_hex(16)
+        self._commands: queue.Queue[bytes] = queue.Queue()
+        self._answers: queue.Queue[bytes] = queue.Queue()
+        self._stack = contextlib.ExitStack()
+        self.about: dict = {}
+
+    def __enter__(self) -> Browser:
+        try:
+            server = _server(self)
+            self._stack.callback(server.server_close)
+            self._stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            self._process = self._start(server.server_address[1])
+            self.open(self.model)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def open(self, model: Path) -> None:
+        """Load a model in the place of the one that the page has."""
+        self.model = Path(model)
+        url = f"/model/{self.model.name}" if self.model.is_file() else "/model/model.json"
+        self.about, _ = self.call({"command": "load", "model": url, "backend": self.backend},
+                                  seconds=START_SECONDS)
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.close()
+
+    def _start(self, port: int) -> subprocess.Popen:
+        profile = self._stack.enter_context(tempfile.TemporaryDirectory(
+            prefix="tfcompress-browser-", ignore_cleanup_errors=True))
+        gpu = () if self.backend not in ("webgpu", "webgl") or Path("/dev/dri").exists() \
+            else SOFTWARE
+        root = ("--no-sandbox",) if getattr(os, "geteuid", lambda: 1)() == 0 else ()
+        url = f"http://127.0.0.1:{port}/page.html?runtime={self.runtime}&token={self.token}"
+        process = subprocess.Popen(
+            [self.program, *FLAGS, *gpu, *root, f"--user-data-dir={profile}", url],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True)
+        self._stack.callback(_end, process)
+        return process
+
+    def call(self, head: dict, arrays: list = (), seconds: float = RUN_SECONDS
+             ) -> tuple[dict, list]:
+        """Give the page a command with tensors; returns its answer and the tensors in it.
+
+        Raises:
+            ModelError: The runtime in the page refuses the model or its input, or the page died.
+        """
+        import numpy as np
+
+        parts = [np.ascontiguousarray(a) for a in arrays]
+        if parts:
+            head = head | {"inputs": [{"dtype": str(a.dtype), "shape": a.shape} for a in parts]}
+        text = json.dumps(head).encode()
+        self._commands.put(struct.pack("<I", len(text)) + text + b"".join(
+            a.tobytes() for a in parts))
+        answer = self._wait(head["command"], seconds)
+        length, = struct.unpack_from("<I", answer)
+        told = json.loads(answer[4:4 + length])
+        if "error" in told:
+            raise ModelError(f"{self.runtime} on {self.backend}: {told['error']}",
+                             "another backend or target may take this model")
+        found, at = [], 4 + length
+        for spec, size in zip(told.get("outputs", ()), told.get("bytes", ()), strict=False):
+            dtype = "uint8" if spec["dtype"] == "bool" else spec["dtype"]
+            flat = np.frombuffer(answer, dtype, size // np.dtype(dtype).itemsize, at)
+            found.append(flat.reshape(spec["shape"]))
+            at += size
+        return told, found
+
+    def _wait(self, what: str, seconds: float) -> bytes:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=0.2)
+            if self._process.poll() is not None:
+                raise ModelError(f"the browser ended while it should {what} the model",
+                                 "the model may need more memory than a page gets")
+        raise ModelError(f"the page gave no answer to {what} in {seconds:.0f} s",
+                         "the model is too slow or too large for this backend")
+
+    @property
+    def software(self) -> bool:
+        """Whether the graphics adapter is a program and no GPU: its latency says nothing."""
+        return any(n in self.about.get("adapter", "").lower() for n in SOFTWARE_NAMES)
+
+
+def _end(process: subprocess.Popen) -> None:
+    import signal
+
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _server(browser: Browser) -> http.server.ThreadingHTTPServer:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if path == "/command":
+                self._command()
+            elif (file := _file(browser, path)) and file.is_file():
+                self._send(200, file.read_bytes(), TYPES.get(file.suffix,
+                                                             "application/octet-stream"))
+            else:
+                self._send(404)
+
+        def _command(self) -> None:
+            if self.headers.get("X-Token") != browser.token:
+                return self._send(403)
+            try:
+                self._send(200, browser._commands.get(timeout=20), "application/octet-stream")
+            except queue.Empty:
+                self._send(204)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path != "/answer" or self.headers.get("X-Token") != browser.token:
+                return self._send(403)
+            browser._answers.put(body)
+            self._send(200)
+
+        def _send(self, code: int, body: bytes = b"", kind: str = "text/plain") -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            # With these two a page may use threads and clocks of 5 microseconds.
+            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.wfile.write(body)
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:
+            """A browser that is ended drops its connections; what matters is told by `call`."""
+
+    return Server(("127.0.0.1", 0), Handler)
+
+
+def _file(browser: Browser, path: str) -> Path | None:
+    """The file behind a path of the page: the harness, a package's file or the model's."""
+    for prefix, root in (("/packages/", browser.packages),
+                         ("/model/", browser.model.parent if browser.model.is_file()
+                          else browser.model), ("/", HERE)):
+        if path.startswith(prefix):
+            found = (root / path[len(prefix):]).resolve()
+            return found if found.is_relative_to(root.resolve()) else None
+    return None
+
+
+def _file_of(path: str, runtime: str) -> Path:
+    """The model in an artifact: a folder for the web holds its .tflite beside the demo."""
+    file = Path(path)
+    return file / "model.tflite" if runtime == "litert" and file.is_dir() else file
+
+
+class BrowserSession(Session):
+    """A .tflite in LiteRT.js or a GraphModel in TensorFlow.js, on one backend of a browser.
+
+    Attributes:
+        about: What the page said: `backend`, `adapter` and `load_ms` among others.
+        load_ms: Time in ms for runtime and model, from a server on this machine.
+    """
+
+    def __init__(self, path: str, runtime: str, backend: str):
+        self._stack = contextlib.ExitStack()
+        self._page = self._stack.enter_context(Browser(_file_of(path, runtime), runtime, backend))
+        self._told()
+
+    def open(self, path: str) -> None:
+        """Load another artifact in the same page."""
+        self._page.open(_file_of(path, self._page.runtime))
+        self._told()
+
+    def _told(self) -> None:
+        self.about, self.load_ms = self._page.about, self._page.about["load_ms"]
+        self.inputs, self.outputs = self._specs("inputs"), self._specs("outputs")
+        self.tensors = list(range(len(self.inputs))), list(range(len(self.outputs)))
+
+    def _specs(self, side: str) -> list[dict]:
+        """Specs under the signature's names; TensorFlow.js has its own for the tensors."""
+        entries = ((self.about.get("signature") or {}).get(side) or {}).items()
+        names = {entry["name"].partition(":")[0]: name for name, entry in entries}
+        return [_spec(names.get(t["name"].partition(":")[0], t["name"]), t["shape"], t["dtype"])
+                for t in self.about[side]]
+
+    def _fed(self, arrays: list) -> list:
+        import numpy as np
+
+        fed: list = [None] * len(arrays)
+        for array, spec, at in zip(arrays, self.inputs, self.tensors[0], strict=True):
+            kind = {"bool": "uint8", "int64": "int32"}.get(spec["dtype"], spec["dtype"])
+            shape = [n or 1 for n in spec["shape"]]
+            fed[at] = np.asarray(array).astype(kind).reshape(shape)
+        return fed
+
+    def run(self, arrays: list) -> list:
+        import numpy as np
+
+        rows: list[list] = [[] for _ in self.outputs]
+        for i in range(_rows(arrays, self.inputs)):
+            _, found = self._page.call({"command": "run"}, self._fed([a[i:i + 1] for a in arrays]))
+            for column, at in zip(rows, self.tensors[1], strict=True):
+                column.append(found[at] if found[at].ndim else found[at].reshape(1))
+        return [np.concatenate(c) if c else np.zeros((0,), np.float32) for c in rows]
+
+    def ready(self, arrays: list):
+        self._page.call({"command": "ready", "seconds": 0.2}, self._fed([a[:1] for a in arrays]))
+        return lambda: self._page.call({"command": "burst", "count": 1})
+
+    def burst(self, count: int) -> list[float]:
+        """The time of each of `count` runs in ms, taken in the page."""
+        return self._page.call({"command": "burst", "count": count})[0]["ms"]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def others(payload: dict, progress) -> dict:
+    """An artifact on further backends: is it right there, and how fast?
+
+    Args:
+        payload: `artifact`, `runtime`, `backends`, `names`, `samples` (folder, or None), and
+            `expected` (folder of the outputs that it should have, or None).
+
+    Returns:
+        `measurements`: `snr_webgl` (dB), `latency_webgl` (ms) and so on.
+    """
+    from .. import store
+    from ..artifact import Measurement
+    from ..errors import TfcompressError
+    from . import metrics
+    from .latency import _input
+    from .runtimes import open_arrays, open_session
+
+    found = []
+    samples = payload["samples"]
+    for at, backend in enumerate(payload["backends"]):
+        progress(at / len(payload["backends"]), f"{payload['runtime']} on {backend}")
+        try:
+            session = open_session(payload["artifact"], f"{payload['runtime']}-{backend}", 1,
+                                   payload["names"])
+        except TfcompressError as error:
+            found += [Measurement(f"{what}_{backend}", unit, (), f"not measured: {error.message}")
+                      for what, unit in (("latency", "ms"), ("snr", "dB"))]
+            continue
+        with contextlib.closing(session):
+            try:
+                rows, _ = _input(session.inputs, samples, 0)
+                if samples and payload["expected"]:
+                    count = min(FEW, store.read_json(Path(samples) / "samples.json")["count"])
+                    arrays = [a[:count] for a in open_arrays(Path(samples) / "inputs")]
+                    pairs = zip(open_arrays(Path(payload["expected"])), session.run(arrays),
+                                strict=True)
+                    worst = min(_snr(metrics, want[:count], got) for want, got in pairs)
+                    found.append(Measurement(f"snr_{backend}", "dB", (worst,), f"{count} samples"))
+                session.ready(rows)
+                values: list[float] = []
+                end = time.monotonic() + SECONDS
+                while len(values) < 3 or (time.monotonic() < end and len(values) < 200):
+                    values += session.burst(1)
+                about = session.about
+                note = f"on {about['backend']}"
+                if about["adapter"]:
+                    kind = "software adapter" if session._page.software else "adapter"
+                    note += f"; {kind}: {about['adapter']}"
+                found.append(Measurement(f"latency_{backend}", "ms", tuple(values), note))
+            except TfcompressError as error:
+                found.append(Measurement(f"latency_{backend}", "ms", (),
+                                         f"not measured: {error.message}"))
+    return {"measurements": [m.to_dict() for m in found]}
+
+
+FEW = 4  # samples on each further backend: software adapters take seconds for one
+SECONDS = 1.0
+
+
+def _snr(metrics: Any, want: Any, got: Any) -> float:
+    import numpy as np
+
+    fidelity = metrics.Fidelity()
+    want = np.asarray(want, np.float32)
+    fidelity.add(want, np.asarray(got, np.float32).reshape(want.shape))
+    return fidelity.snr

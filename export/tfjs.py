@@ -1,0 +1,177 @@
+"""A model to a TensorFlow.js GraphModel, by the converter of the official `tensorflowjs` package.
+
+That package asks for decision forests, JAX and hub modules, which pin TensorFlow and Protobuf and
+are not used on the way taken here. So the package is installed without what it asks for (by
+`tfcompress setup browser`, into the cache), and only its converter is imported, with stand-ins for
+the two modules that it imports and never calls on this way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import store
+from ..artifact import TensorSpec
+from ..errors import MissingExtra, OutputError, TargetError
+from . import savedmodel
+
+PACKAGE = "tensorflowjs==4.22.0"
+UNUSED = ("tensorflow_hub", "tensorflow_decision_forests")
+QUANTIZED = {"none": {}, "float16": {"float16": "*"}, "uint8": {"uint8": "*"},
+             "uint16": {"uint16": "*"}}
+# Name: options for lowering (None: the model as it is).
+ROUTES = {"unrolled": {"rnn": "unrolled", "fuse": False, "web": True}, "plain": None}
+
+
+def folder() -> Path:
+    """Where the converter is installed, or will be."""
+    return store.default_root() / "packages" / PACKAGE.replace("==", "-")
+
+
+def fetch(progress: Callable[[float | None, str], None] = lambda *_: None) -> Path:
+    """Install the converter alone into the cache; returns its folder.
+
+    Raises:
+        OutputError: pip could not fetch it.
+    """
+    target = folder()
+    if (target / "tensorflowjs").is_dir():
+        return target
+    progress(None, PACKAGE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as work:
+        made = Path(work) / "made"
+        done = subprocess.run(
+            [*_pip(), "install", "--quiet", "--no-deps", "--target", str(made), PACKAGE],
+            capture_output=True, text=True)
+        if done.returncode or not (made / "tensorflowjs").is_dir():
+            said = " ".join(done.stderr.split())[-300:]
+            raise OutputError(f"pip cannot fetch {PACKAGE}: {said}", "check the network")
+        try:
+            os.rename(made, target)
+        except OSError:
+            if not (target / "tensorflowjs").is_dir():
+                raise
+    return target
+
+
+def _pip() -> list[str]:
+    """pip of this interpreter, or uv where the environment was made by it and has no pip."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    if uv := shutil.which("uv"):
+        return [uv, "pip"]
+    error = MissingExtra("pip", "browser")
+    error.hint = "python -m ensurepip"
+    raise error
+
+
+@contextlib.contextmanager
+def _converter() -> Iterator[Any]:
+    """The converter's module; its package's own `__init__`, which imports JAX, is not run."""
+    if not (folder() / "tensorflowjs").is_dir():
+        error = MissingExtra("tensorflowjs", "browser")
+        error.hint = "tfcompress setup browser"
+        raise error
+    before = dict(sys.modules)
+    for name in ("tensorflowjs", "tensorflowjs.converters"):
+        module = types.ModuleType(name)
+        module.__path__ = [str(folder() / name.replace(".", "/"))]
+        sys.modules[name] = module
+    sys.modules["tensorflowjs"].version = importlib.import_module("tensorflowjs.version")
+    for name in UNUSED:
+        sys.modules.setdefault(name, types.ModuleType(name))
+    try:
+        yield importlib.import_module("tensorflowjs.converters.tf_saved_model_conversion_v2")
+    finally:
+        for name in set(sys.modules) - set(before):
+            if name.partition(".")[0] in ("tensorflowjs", *UNUSED):
+                del sys.modules[name]
+
+
+def to_tfjs(model: Any, path: str | Path, *, inputs: Sequence[TensorSpec],
+            outputs: Sequence[TensorSpec], quantization: str = "none",
+            progress: Callable[[float | None, str], None] = lambda *_: None,
+            lower: Any = None, skip: Collection[str] = ()) -> dict:
+    """Write `model` as a GraphModel folder: `model.json` and weight files.
+
+    Recurrent layers are unrolled before conversion: the runtimes cannot run TensorFlow's loops.
+
+    Args:
+        model: A Keras 3 or tf_keras model, or a signature of a loaded SavedModel.
+        path: The folder to make; it appears whole or not at all.
+        inputs: Static shapes (batch 1), dtypes and names, in the model's order.
+        outputs: Names of the outputs in the model's order.
+        quantization: A key of `QUANTIZED`: how weights are stored; they are widened on loading.
+        progress: Called with `None` and `route:<name>` before each route is tried.
+        lower: The module `compress.lower`.
+        skip: Routes not to try.
+
+    Returns:
+        `{"route", "rewrites", "tried", "inputs", "outputs"}`; the last two are the GraphModel's
+        own names in the model's order.
+
+    Raises:
+        TargetError: No route gives a graph that TensorFlow.js could run.
+        MissingExtra: The converter is not installed.
+    """
+    tried: dict[str, str] = {}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _converter() as converter:
+        for name, options in ROUTES.items():
+            if name in skip or (options is not None and not lower):
+                continue
+            progress(None, f"route:{name}")
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as work:
+                try:
+                    rewrites = _convert(model, Path(work), inputs, outputs, options, lower,
+                                        converter, quantization)
+                    told = _ends(Path(work) / "made" / "model.json", inputs, outputs)
+                except Exception as error:  # the converter raises whatever it likes
+                    tried[name] = " ".join(str(error).split())[:300]
+                    continue
+                os.replace(Path(work) / "made", path)
+            return {"route": name, "rewrites": rewrites, "tried": tried, **told}
+    why = "; ".join(f"{k}: {v}" for k, v in tried.items())
+    raise TargetError(f"the model cannot become a TensorFlow.js graph ({why[:600]})",
+                      "use the target litert-js: it runs more operations in the browser")
+
+
+def _convert(model, work: Path, inputs, outputs, options, lower, converter, quantization
+             ) -> list[dict]:
+    lowered = lower.lowering(model, **options) if options is not None else \
+        contextlib.nullcontext([])
+    if options is not None and hasattr(model, "structured_input_signature"):
+        model = lower.Retraced(model)
+    with lowered as rewrites:
+        function = savedmodel.trace(model, inputs, outputs)
+        savedmodel.save(function, work / "saved", model)
+    converter.convert_tf_saved_model(
+        str(work / "saved"), str(work / "made"), signature_def="serving_default",
+        saved_model_tags="serve", quantization_dtype_map=QUANTIZED[quantization] or None,
+        skip_op_check=False, strip_debug_ops=True)
+    return list(rewrites)
+
+
+def _ends(file: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict:
+    """The names under which TensorFlow.js has the inputs and outputs; also made deterministic."""
+    record = json.loads(file.read_text())
+    signature = record["signature"]
+    names = savedmodel.argument_names(inputs)
+    record.pop("generatedBy", None), record.pop("convertedBy", None)
+    file.write_text(json.dumps(record, sort_keys=True))
+    return {"inputs": [signature["inputs"][n]["name"] for n in names],
+            "outputs": [signature["outputs"][s.name]["name"] for s in outputs]}
