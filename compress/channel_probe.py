@@ -12,9 +12,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .channels import NotUnderstood, along
+
 BATCH = 3
 SIDE = 12  # of free dimensions, and of large ones in a first attempt
 KNOWN = 0.05  # of the results must be numbers: a logarithm has none for negative ones
+UNSURE = ("lambda", '"function"', " at 0x", "...")  # in a description that is not the whole
 LARGEST = 1 << 24  # values in a tensor that is tried
 
 
@@ -24,9 +27,6 @@ def follow(graph: Any, call: Any, given: list[dict]) -> list[dict]:
     Raises:
         NotUnderstood: The operation has weights, or labelled channels meet in it.
     """
-    from .channel_rules import NotUnderstood
-    from .channels import along
-
     if _has_state(call.op):
         raise NotUnderstood(f"channels are not followed through {type(call.op).__name__}")
     results: list[dict] = [{} for _ in call.results]
@@ -74,8 +74,9 @@ def _has_state(op: Any) -> bool:
 
 def _probe(graph: Any, call: Any, tied: tuple, size: int) -> list[int | None] | str:
     """For each output the axis of the channels, None where it has none; or why they stay."""
-    key = _key(call, tied)
-    if key not in graph.probed:
+    key, known = _key(call, tied)
+    known = _KNOWN if known else graph.probed
+    if key not in known:
         found: Any = "the number of channels is fixed in"
         for side in (SIDE, None):
             try:
@@ -83,21 +84,24 @@ def _probe(graph: Any, call: Any, tied: tuple, size: int) -> list[int | None] | 
                 break
             except Exception:  # of whatever kind: the operation is the user's too
                 continue
-        graph.probed[key] = found
-    return graph.probed[key]
+        known[key] = found
+    return known[key]
 
 
-def _key(call: Any, tied: tuple) -> Any:
-    """Equal for calls that do the same."""
+_KNOWN: dict[tuple, Any] = {}  # what Keras's own operations do, in whatever model
+
+
+def _key(call: Any, tied: tuple) -> tuple[Any, bool]:
+    """Equal for calls that do the same; and whether that holds beyond this model."""
     import json
 
-    try:
+    if type(call.op).__module__.startswith("keras."):
         config = {k: v for k, v in call.op.get_config().items() if k != "name"}
-        args = repr(call.fill([None] * len(call.shapes)))
-        return (type(call.op), json.dumps(config, sort_keys=True, default=repr), args,
-                call.shapes, tied)
-    except Exception:
-        return id(call.op), tied
+        text = json.dumps(config, sort_keys=True, default=repr)
+        text += repr(call.fill([None] * len(call.shapes)))
+        if not any(part in text for part in UNSURE):
+            return (type(call.op), text, call.shapes, call.dtypes, tied), True
+    return (id(call.op), call.shapes, tied), False
 
 
 def _try(call: Any, tied: tuple, size: int, side: int | None) -> list[int | None] | None:

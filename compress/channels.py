@@ -8,8 +8,8 @@ residual addition, a shared layer), their atoms are united; atoms that meet what
 are frozen, with the reason. To remove a channel is to remove all indices that its united atoms
 label. The dependencies are those of DepGraph (arXiv 2301.12900), found by other means.
 
-What a layer with weights does to labels stands in `channel_rules`; everything without weights is
-tried out (`channel_probe`).
+What a layer with weights does to labels stands in `channel_rules`; everything else without weights
+is tried out (`channel_probe`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FIXED = -1
+MAKES, READS = ("out", "both"), ("in", "both")
 OUTPUT = "its channels are the model's output"
 Labels = dict  # axis of a tensor, the batch being 0 -> int array with one atom per index
+
+
+class NotUnderstood(Exception):
+    """Why labels cannot be followed through a call: all that enter it are frozen."""
 
 
 class Atoms:
@@ -87,7 +92,7 @@ class Weight:
         size: Its shape.
         labels: Axis -> atoms.
         roles: Axis -> `out` (makes the channels), `own` (has one value per channel, as a
-            normalization does) or `in` (reads them).
+            normalization does), `in` (reads them) or `both`, of a tied embedding.
         macs: Multiplications per element, in one sample.
         kind: `kernel` or `bias`; `gamma` and `folded` of a BatchNormalization; `norm` of other
             normalizations and slopes; `product`.
@@ -198,7 +203,7 @@ class Channels:
         rule = channel_rules.find(call.op)
         try:
             results = rule(self, call, given) if rule else channel_probe.follow(self, call, given)
-        except channel_rules.NotUnderstood as reason:
+        except NotUnderstood as reason:
             return self.give_up(call, given, str(reason))
         return [{a: v for a, v in labels.items() if (v >= 0).any()} for labels in results]
 
@@ -237,6 +242,7 @@ class Channels:
         for axis, (role, atoms) in axes.items():
             axis %= len(one.size)
             if axis in one.labels:
+                one.roles[axis] = role if role == one.roles[axis] else "both"
                 self.atoms.unite(one.labels[axis], atoms, f"{one.layer} is shared with what stays")
             else:
                 one.labels[axis], one.roles[axis] = atoms, role
@@ -266,6 +272,21 @@ def along(labels: Labels, axis: int, count: int) -> Any:
 
     found = labels.get(axis)
     return np.full(count, FIXED) if found is None else found
+
+
+def only(given: list[Labels]) -> Labels:
+    """The first input's labels, where masks beside it have none."""
+    if any(given[1:]):
+        raise NotUnderstood("an input beside the first has channels")
+    return given[0]
+
+
+def tie(graph: Any, atoms: Any, groups: int, name: str) -> None:
+    """Every group loses the same places, so that groups stay of one size."""
+    each = len(atoms) // groups
+    for g in range(1, groups):
+        graph.atoms.unite(atoms[:each], atoms[g * each:(g + 1) * each],
+                          f"{name}: grouped with what stays")
 
 
 def graph_of(model: Any) -> Any:

@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .channels import MAKES
+
 SCALE_BYTES = 12  # of a channel in a .tflite: float32 scale and int64 zero point
 
 
@@ -127,7 +129,8 @@ def families(graph: Any, roots: Any, scores: Any, multiple: int, relative: bool)
             for root, count in zip(found.tolist(), counts.tolist(), strict=True):
                 if root in touches:
                     touches[root].append((weight, axis, count))
-    heads = {r for e in graph.edits.values() if e.key == ("num_heads",)
+    heads = {r for e in graph.edits.values()
+             if e.key in (("num_heads",), ("num_key_value_heads",))
              for r in roots[e.labels].tolist()}
     alike: dict[tuple, list[int]] = {}
     for root, found in touches.items():
@@ -137,7 +140,7 @@ def families(graph: Any, roots: Any, scores: Any, multiple: int, relative: bool)
     for members in alike.values():
         order = sorted(members, key=lambda r: (scores[r], r))
         found = touches[order[0]]
-        per = max((n for w, a, n in found if w.roles[a] == "out" and w.kind == "kernel"),
+        per = max((n for w, a, n in found if w.roles[a] in MAKES and w.kind == "kernel"),
                   default=0)
         if not per:
             continue
