@@ -3,15 +3,18 @@
 __version__ = "0.1.0"
 
 _PUBLIC = {"shrink": "pipeline", "Result": "pipeline"}
+_MODULES = {"training": "compress.own_loop", "recipe": "compress.recipe"}
 
 
 def __getattr__(name: str):
-    if name in _PUBLIC:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _PUBLIC:
         return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{_MODULES[name]}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*_PUBLIC, "__version__"]
+    return [*_PUBLIC, *_MODULES, "__version__"]

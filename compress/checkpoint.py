@@ -79,7 +79,8 @@ class Checkpoint:
         if engine.hooks:
             arrays |= {f"range/{i}": v.numpy() for i, v in enumerate(engine.hooks.variables())}
         told = {"stage": stage, "phase": phase, "epoch": epoch, "history": engine.history,
-                "model": engine.model_file, "slimmed": engine.slimmed}
+                "model": engine.model_file, "slimmed": engine.slimmed,
+                "skipped": engine.skipped, "shared": engine.shared}
         if state is not None:
             arrays |= {f"optimizer/{i}": v.numpy()
                        for i, v in enumerate(state.wrapped.optimizer.variables)}
@@ -90,22 +91,26 @@ class Checkpoint:
         os.replace(beside, self.file)
 
     def restore(self, engine: Any) -> None:
-        """Weights, forms, ranges and history; the stages up to this one have been prepared."""
+        """Weights, forms, ranges and history; the stages up to this one have their forms."""
         with self._open() as held:
+            told, table = json.loads(str(held["told"])), None
             for i, variable in enumerate(engine.model.variables):
                 variable.assign(held[f"inner/{i}"])
             for i, form in enumerate(engine.forms.values()):
                 if f"form/{i}/mask" in held:
                     form.set_mask(held[f"form/{i}/mask"])
                 if f"form/{i}/table" in held:
-                    form.set_clusters(held[f"form/{i}/table"], held[f"form/{i}/places"])
+                    if table is None or not told["shared"]:
+                        table = held[f"form/{i}/table"]
+                    form.set_clusters(table, held[f"form/{i}/places"])
+                    table = form.table
             if engine.hooks:
                 for i, variable in enumerate(engine.hooks.variables()):
                     if f"range/{i}" in held:
                         variable.assign(held[f"range/{i}"])
-            told = json.loads(str(held["told"]))
-        engine.history[:] = told["history"]
-        engine.slimmed, engine.model_file = told["slimmed"], told["model"]
+        for name in ("history", "skipped", "slimmed", "shared"):
+            setattr(engine, name, told[name])
+        engine.model_file = told["model"]
 
     def restore_state(self, state: Any) -> None:
         """The optimizer and the best weights so far."""

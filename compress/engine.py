@@ -32,7 +32,8 @@ from . import (
 )
 from .checkpoint import Best, Checkpoint
 
-KEPT_ZEROS = 0.1  # kernels with a larger share of zeros than this keep them in later stages
+KEPT_ZEROS = forms.KEPT_ZEROS
+JIT = False
 LEAST_STEP = 0.99  # a round that would leave more of the model than this is not worth it
 
 
@@ -83,6 +84,7 @@ class Engine:
         self.history: list[dict] = []
         self.skipped: list[dict] = []
         self.slimmed: dict | None = None
+        self.shared = False  # whether all clustered kernels have one codebook
         self.model_file: str | None = None  # of the slimmed model, within the checkpoint
         self.curves = self.training.tensorboard and curves.Curves(self.training.tensorboard)
         self._split()
@@ -119,6 +121,7 @@ class Engine:
             elif not layer.trainable and not isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = True
                 self.unfrozen += [layer] if layer.weights else []
+        self.were_trained = [layer for layer in self.frozen if layer.trainable]
         for layer in self.frozen:
             layer.trainable = False
 
@@ -136,7 +139,7 @@ class Engine:
             self._take(self.checkpoint.load_model(at.model, self.loaded.model))
         for number, stage in enumerate(self.recipe.stages):
             if at and number < at.stage:
-                self._prepare(stage)
+                self._prepare(stage, again=True)
                 continue
             for phase in phases(stage, self.recipe.epochs(stage, self._steps())):
                 if at and number == at.stage and phase.nth < at.phase:
@@ -146,7 +149,7 @@ class Engine:
                     self.checkpoint.restore(self)
                 if isinstance(stage, recipe.Structured) and not (here and at.inside):
                     self._shrink(number, stage, phase)
-                self._prepare(stage)
+                self._prepare(stage, again=bool(here and at.inside))
                 if here and at.inside:
                     self.checkpoint.restore(self)
                 start = at.epoch if here else phase.first
@@ -165,32 +168,31 @@ class Engine:
 
     # Preparing a stage
 
-    def _prepare(self, stage: recipe.Stage) -> None:
+    def _prepare(self, stage: recipe.Stage, again: bool) -> None:
+        """Give the kernels the stage's forms; their content is a checkpoint's if `again`."""
         name = recipe.name_of(stage)
         if isinstance(stage, (recipe.Finetune, recipe.Structured)):
-            self._keep_zeros(list(self.forms.values()))
+            if not again:
+                self._keep_zeros(list(self.forms.values()))
             return
         embeddings = getattr(stage, "embeddings", False)
         found, skipped = kernels.find(self.model, self._layers(stage), embeddings)
         self.skipped += [{"stage": name} | s for s in skipped]
-        mine = [self.forms.setdefault(id(k.variable), forms.Form(k)) for k in found]
-        if isinstance(stage, recipe.Prune):
-            for form in mine:
+        self.mine = [self.forms.setdefault(id(k.variable), forms.Form(k)) for k in found]
+        if isinstance(stage, recipe.Qat):
+            self._keep_zeros([] if again else self.mine)
+            self.hooks = qat.begin(self.model, self.pack, self._calibration(), stage, self.mine)
+            self.skipped += [{"stage": name} | s for s in self.hooks.skipped]
+        elif again:
+            return
+        elif isinstance(stage, recipe.Prune):
+            for form in self.mine:
                 form.set_mask(self._ones(form))
         else:
-            self._keep_zeros(mine)
-        if isinstance(stage, recipe.Cluster):
-            for form in mine:
-                why = cluster.assign(form, stage.clusters)
-                if why:
-                    self.skipped.append({"stage": name, "layer": form.kernel.layer, "why": why})
-        if isinstance(stage, recipe.Qat):
-            for form in mine:
-                form.bits = stage.weight_bits
-            self.hooks = qat.prepare(self.model, self.pack, self._calibration(), stage,
-                                     {id(f.kernel.variable): f for f in mine})
-            self.skipped += [{"stage": name} | s for s in self.hooks.skipped]
-        self.mine = mine
+            self._keep_zeros(self.mine)
+            self.shared = stage.scope == "global"
+            self.skipped += [{"stage": name} | s
+                             for s in cluster.begin(self.mine, stage, self.seed)]
 
     def _layers(self, stage: recipe.Stage) -> str:
         """The layers that a stage may change: frozen ones are only rounded, by QAT."""
@@ -203,14 +205,14 @@ class Engine:
 
         share = 1 - (1 - stage.to) * phase.done
         told = self.slimmed or {"removed": [], "skipped": [], "notes": []}
-        if "before" in told:
+        if told.get("after", {}).get(stage.of):
             share *= told["before"][stage.of] / told["after"][stage.of]
             if share > LEAST_STEP:
                 return
         self.progress(None, f"structured: leaving {share:.0%} of the {stage.of}")
         wanted = dataclasses.replace(stage, to=share, layers=self._layers(stage))
         made = structured.shrink(self.model, wanted, batches=self._calibration(labels=True),
-                                 loss=self.objective.loss)
+                                 loss=lambda outputs, y: self.objective.loss(y, outputs))
         self._take(made.model)
         self.forms = {}
         self.slimmed = {"before": told.get("before", made.before), "after": made.after,
@@ -226,12 +228,8 @@ class Engine:
         return np.ones(tuple(form.kernel.variable.shape), np.float32)
 
     def _keep_zeros(self, mine: list[forms.Form]) -> None:
-        import numpy as np
-
         for form in mine:
-            values = form.kernel.variable.numpy()
-            if form.mask is None and np.mean(values == 0) > KEPT_ZEROS:
-                form.set_mask((values != 0).astype(np.float32))
+            form.keep_zeros()
 
     def _calibration(self, labels: bool = False) -> list:
         """Input tensors of a few batches, drawn from all training rows; pairs with `labels`."""
@@ -251,10 +249,7 @@ class Engine:
 
         name, steps = recipe.name_of(stage), self._steps()
         epochs, total = phase.end - phase.first, self.recipe.epochs(stage, steps)
-        wrapped = self._wrapped()
-        wrapped.compile(optimizer=self._optimizer(stage, steps * epochs, policy),
-                        jit_compile=False)
-        wrapped.optimizer.build(wrapped.trainable_variables)
+        wrapped = self.compiled(stage, steps * epochs, policy)
         state = Best(wrapped)
         if start > phase.first:
             self.checkpoint.restore_state(state)
@@ -288,11 +283,14 @@ class Engine:
             after = (number + 1, 0, 0) if last else (number, phase.nth + 1, phase.end)
             self.checkpoint.save(self, None, *after)
 
-    def _wrapped(self) -> Any:
+    def compiled(self, stage: recipe.Stage, steps: int, policy: str) -> Any:
         """The model in training; a teacher is asked on the fly where inputs are augmented."""
         teacher = self.loaded.run if self.augment and self._needs_teacher() else None
-        return forms.wrapped_class()(self.model, self.pack, list(self.forms.values()),
+        made = forms.wrapped_class()(self.model, self.pack, list(self.forms.values()),
                                      self.objective, self.hooks, teacher)
+        made.compile(optimizer=self._optimizer(stage, steps, policy), jit_compile=JIT)
+        made.optimizer.build(made.trainable_variables)
+        return made
 
     def _needs_teacher(self) -> bool:
         return self.objective.teacher > 0 or not self.objective.task
@@ -366,7 +364,7 @@ class Engine:
         for form in self.forms.values():
             form.kernel.variable.assign(form.value())
             form.kernel.variable.trainable = True
-        for layer in self.frozen:
+        for layer in self.were_trained:
             layer.trainable = True
         if self.slimmed:
             self.notes += self.slimmed.pop("notes")
@@ -390,7 +388,8 @@ class Engine:
 
 def _joined(first: list[dict], second: list[dict]) -> list[dict]:
     """What two rounds removed as if it had been one."""
-    made = {r["layer"]: dict(r) for r in first}
+    made = {(r["layer"], r["what"]): r for r in first}
     for one in second:
-        made[one["layer"]] = one | {"before": made.get(one["layer"], one)["before"]}
+        key = one["layer"], one["what"]
+        made[key] = one | {"before": made.get(key, one)["before"]}
     return list(made.values())

@@ -36,8 +36,8 @@ class Compressed:
         notes: What a reader must know, in words.
         metric_name: `accuracy`, `agreement` or `error` (see `losses.Objective`).
         kernels: `{"layer", "weight", "values", "zeros", "distinct"}` of each kernel.
-        slimmed: What the stage `structured` took out, or None: `{"removed": [{"layer", "before",
-            "after"}], "before": {"parameters", ...}, "after": {"parameters", ...}}`.
+        slimmed: What the stage `structured` took out, or None: `{"removed": [{"layer", "what",
+            "before", "after"}], "before": {"parameters", "macs", "bytes"}, "after": the same}`.
     """
 
     model: Any
@@ -81,7 +81,8 @@ def run(model: Any, chosen: recipe.Recipe, samples: str | Path, *, seed: int | N
         scratch = Path(checkpoint_dir or stack.enter_context(tempfile.TemporaryDirectory()))
         scratch.mkdir(parents=True, exist_ok=True)
         data = training_data.read(samples, loaded, scratch, progress)
-        if (mirrored := devices.strategy()) and not loaded.inputs[0].shape[0]:
+        free = not loaded.inputs[0].shape or loaded.inputs[0].shape[0] is None
+        if free and (mirrored := devices.strategy()):
             stack.enter_context(mirrored.scope())
         engine = Engine(loaded, chosen, data, seed, progress,
                         Checkpoint(scratch) if checkpoint_dir else None)

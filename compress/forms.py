@@ -12,6 +12,8 @@ from typing import Any
 
 from .kernels import Kernel
 
+KEPT_ZEROS = 0.1  # kernels with a larger share of zeros than this keep them in later stages
+MANY_VALUES = 256  # more than clustering makes
 
 class Form:
     """What a kernel reads as; each stage of a recipe adds to it.
@@ -54,12 +56,36 @@ class Form:
         else:
             self.mask.assign(mask)
 
+    def keep_zeros(self) -> None:
+        """Weights that are zero stay so where they are many enough to have been pruned."""
+        import numpy as np
+
+        values = self.kernel.variable.numpy()
+        if self.mask is None and np.mean(values == 0) > KEPT_ZEROS:
+            self.set_mask((values != 0).astype(np.float32))
+
+    def keep_clusters(self) -> None:
+        """A kernel of few distinct values keeps them apart from one another."""
+        import numpy as np
+
+        values = self.kernel.variable.numpy()
+        live = values != 0 if self.mask is not None else np.ones(values.shape, bool)
+        table, places = np.unique(values[live], return_inverse=True)
+        if self.table is None and 1 < len(table) <= min(MANY_VALUES, live.sum() / 2):
+            every = np.zeros(values.shape, np.int32)
+            every[live] = places.ravel() + (self.mask is not None)
+            self.set_clusters(table, every)
+
     def set_clusters(self, table: Any, places: Any) -> None:
-        """The kernel's own variable is not trained from here on; its clusters are."""
+        """The kernel's own variable is not trained from here on; its clusters are.
+
+        `table` is an array, or the Keras variable of another kernel's form to share.
+        """
         import keras
 
         name = self.kernel.variable.name
-        self.table = keras.Variable(table, dtype="float32", name=f"{name}_clusters")
+        self.table = table if isinstance(table, keras.Variable) else keras.Variable(
+            table, dtype="float32", name=f"{name}_clusters")
         self.places = keras.Variable(places, trainable=False, dtype="int32", name=f"{name}_places")
         self.kernel.variable.trainable = False
 
@@ -81,40 +107,35 @@ def fake_quantize(value: Any, bits: int, channels: tuple[int, ...]) -> Any:
 
 
 @functools.cache
-def wrapped_class() -> type:
-    """The Keras model that trains another one with its kernels in other forms."""
+def formed_class() -> type:
+    """The Keras model that calls another one with its kernels in other forms."""
     import keras
-    import tensorflow as tf
 
-    class Wrapped(keras.Model):
-        """Takes the inner model's inputs as a tuple, gives its outputs as a list.
+    class Formed(keras.Model):
+        """Takes the inner model's inputs, gives its outputs; compiled and fitted as any model.
 
         Args:
             inner: A Keras 3 model.
             pack: From a list of tensors to the model's arguments (`signature.inputs`).
             forms: One per kernel.
-            objective: `losses.Objective`, which has the loss and the score.
             hooks: None, or a context manager to call the inner model in (`qat.Ranges`).
-            teacher: None, or what gives the original's outputs for a list of inputs; batches
-                then come without them.
         """
 
-        def __init__(self, inner: Any, pack: Any, forms: list[Form], objective: Any,
-                     hooks: Any = None, teacher: Any = None):
+        def __init__(self, inner: Any, pack: Any, forms: list[Form], hooks: Any = None):
             super().__init__(name="wrapped")
-            self.inner, self.objective = inner, objective
-            self.extra = [v for f in forms for v in f.variables()]
+            self.inner = inner
+            self.extra = list({id(v): v for f in forms for v in f.variables()}.values())
             self.ranges = hooks.variables() if hooks else []
-            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks,
-                            "teacher": teacher}
-            self.score = keras.metrics.Mean("score")
+            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks}
+            self.output_names = getattr(inner, "output_names", None)
             self.built = True
 
-        def call(self, inputs: Any, training: bool = False) -> list:
+        def call(self, inputs: Any, training: bool = False) -> Any:
             hidden = self._hidden
+            tensors = keras.tree.flatten(inputs)
             if hidden["hooks"]:
-                inputs = hidden["hooks"].inputs(inputs)
-            args, kwargs = hidden["pack"](list(inputs))
+                tensors = hidden["hooks"].inputs(tensors)
+            args, kwargs = hidden["pack"](tensors)
             mapping = [(f.kernel.variable, f.value()) for f in hidden["forms"]]
             formed = {id(variable) for variable, _ in mapping}
             with keras.StatelessScope(mapping, collect_losses=True) as scope:
@@ -126,7 +147,36 @@ def wrapped_class() -> type:
                 value = scope.get_current_value(variable)
                 if value is not None and id(variable) not in formed:
                     variable.assign(value)
-            return keras.tree.flatten(outputs)
+            return outputs
+
+    return Formed
+
+
+@functools.cache
+def wrapped_class() -> type:
+    """The Keras model that trains another one towards an objective."""
+    import keras
+    import tensorflow as tf
+
+    class Wrapped(formed_class()):
+        """Takes the inner model's inputs as a tuple, gives its outputs as a list.
+
+        Args:
+            inner, pack, forms, hooks: As above.
+            objective: `losses.Objective`, which has the loss and the score.
+            teacher: None, or what gives the original's outputs for a list of inputs; batches
+                then come without them.
+        """
+
+        def __init__(self, inner: Any, pack: Any, forms: list[Form], objective: Any,
+                     hooks: Any = None, teacher: Any = None):
+            super().__init__(inner, pack, forms, hooks)
+            self.objective = objective
+            self._hidden["teacher"] = teacher
+            self.score = keras.metrics.Mean("score")
+
+        def call(self, inputs: Any, training: bool = False) -> list:
+            return keras.tree.flatten(super().call(inputs, training))
 
         def train_step(self, data: Any) -> Any:
             inputs, y = data

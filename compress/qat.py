@@ -27,7 +27,10 @@ class Ranges:
         samples: A few rows per input, for the converter to calibrate the rest with.
         settled: The biases that are put on the file's grid in the end.
         loops: Names of recurrent layers, which the converter cannot quantize.
+        bits: Of the activations: 8, or 16, which are as good as exact and have no sites.
     """
+
+    bits = 8
 
     def __init__(self, plan: sites.Plan, skipped: list[dict], samples: list,
                  settled: list[biases.Bias], loops: list[str]):
@@ -195,8 +198,17 @@ def prepare(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
     loops = [c.op.name for c in seen.calls
              if isinstance(c.op, (keras.layers.RNN, keras.layers.Bidirectional))]
     ranges = Ranges(plan, skipped, rows[:128], biases.find(seen, plan), loops)
+    ranges.bits = stage.activation_bits
     ranges.calibrate(run, batches)
     return ranges
+
+
+def begin(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
+          forms: list) -> Ranges:
+    """Round the kernels of some forms from here on; what is left is as in `prepare`."""
+    for form in forms:
+        form.bits = stage.weight_bits
+    return prepare(model, pack, batches, stage, {id(f.kernel.variable): f for f in forms})
 
 
 class FakeQuantized:
@@ -208,7 +220,7 @@ class FakeQuantized:
 
     def __init__(self, model: Any, ranges: Ranges, pack: Callable, bits: dict[int, int]):
         self.model, self.ranges, self.pack = model, ranges, pack
-        self.constants = ranges.values()
+        self.constants, self.bits = ranges.values(), sorted(set(bits.values()))
         biases.settle(ranges.settled, self.constants, bits)
 
     def __call__(self, inputs: Any, training: bool = False) -> list:

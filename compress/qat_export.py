@@ -13,7 +13,7 @@ from typing import Any
 from .. import tflite
 from ..artifact import TensorSpec
 from ..errors import TargetError
-from . import lower, qat
+from . import int4, lower, qat
 
 ROWS = 100  # samples on which the file is compared with the model
 ROUTES = ("plain", "lowered", "calibrated")  # the last one without the learned ranges
@@ -23,8 +23,9 @@ def to_int8(qat_model: qat.FakeQuantized, path: str | Path, inputs: Sequence[Ten
             outputs: Sequence[TensorSpec], io_dtype: str = "float32") -> dict:
     """Write the int8 file of a trained model; it appears whole or not at all.
 
-    The weights are on their grid already, so the converter finds the same integers; it takes the
-    ranges of activations from the model, and those of what has none from the training samples.
+    The weights are on their grid already, so the converter finds the same integers (4-bit ones are
+    stored as int4 where kernels for it exist); it takes the ranges of activations from the model,
+    and those of what has none from the training samples.
 
     Args:
         qat_model: From `finetune.run`.
@@ -42,6 +43,10 @@ def to_int8(qat_model: qat.FakeQuantized, path: str | Path, inputs: Sequence[Ten
         TargetError: The converter cannot do it; loops (recurrent layers) would kill it. The plain
             compressed model and post-training quantization are the way then.
     """
+    if qat_model.ranges.bits != 8:
+        raise TargetError(f"it was trained for {qat_model.ranges.bits}-bit activations, not int8",
+                          "quantize the compressed model after training, for the target "
+                          "tflite-int16x8: its weights are on their grid")
     loops = qat_model.ranges.loops
     if loops:
         raise TargetError(f"the converter cannot make int8 loops ({', '.join(loops[:3])})",
@@ -81,6 +86,8 @@ def _convert(qat_model: qat.FakeQuantized, inputs: Sequence[TensorSpec],
         converter.inference_input_type = converter.inference_output_type = \
             tf.as_dtype(io_dtype)
         content = converter.convert()
+    if 4 in qat_model.bits:
+        content, _ = int4.pack(content)
     return _renamed(content, dict(zip(names, (s.name for s in inputs), strict=True)))
 
 

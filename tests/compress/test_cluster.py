@@ -38,6 +38,24 @@ def test_more_clusters_are_never_worse():
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.parametrize("init", ["linear", "density", "kmeans++"])
+def test_every_start_ends_with_ascending_centers_of_low_error(init):
+    values = np.random.default_rng(3).laplace(size=3000)
+    centers, places = cluster.kmeans(values, 16, init, np.random.default_rng(0))
+    assert len(centers) == 16 and (np.diff(centers) > 0).all()
+    assert np.square(values - centers[places]).mean() < 0.02 * values.var()
+
+
+def test_starts_are_what_they_are_called():
+    ordered = np.sort(np.random.default_rng(4).exponential(size=1000))
+    assert np.allclose(np.diff(cluster.start(ordered, 5, "linear")), np.ptp(ordered) / 4)
+    edges = np.searchsorted(ordered, cluster.start(ordered, 4, "density"))
+    assert edges == pytest.approx([125, 375, 625, 875], abs=2)
+    drawn = [cluster.start(ordered, 8, "kmeans++", np.random.default_rng(s)) for s in (0, 0, 1)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    assert np.isin(drawn[0], ordered).all()
+
+
 @pytest.mark.slow
 def test_clustered_digits_have_few_values_and_are_as_good(tmp_path):
     from tfcompress.compress import finetune
@@ -49,6 +67,18 @@ def test_clustered_digits_have_few_values_and_are_as_good(tmp_path):
         assert 2 < len(np.unique(values)) <= 16
     assert accuracy(found.model) >= accuracy(loaded.model) - 0.02
     assert found.history[-1]["loss"] < found.history[0]["loss"]
+
+
+@pytest.mark.slow
+def test_one_codebook_for_all_kernels(tmp_path):
+    from tfcompress.compress import finetune
+
+    chosen = recipe.Recipe((recipe.Prune(sparsity=0.5, epochs=1, layers="dense"),
+                            recipe.Cluster(clusters=12, scope="global", epochs=1)))
+    found = finetune.run(digits()[0], chosen, digits_samples(tmp_path))
+    values = [v.ravel() for _, v in kernels_of(found.model)]
+    assert 2 < len(np.unique(np.concatenate(values))) <= 12
+    assert found.skipped[0]["stage"] == "prune" and len(values) == 8
 
 
 @pytest.mark.slow

@@ -106,6 +106,20 @@ def test_the_constant_schedule_prunes_once():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["polynomial", "constant"])
+def test_schedules_are_those_of_tfmot(kind):
+    from tfcompress.compress import tfmot
+
+    schedules = tfmot.toolkit().sparsity.keras
+    stage, steps = recipe.Prune(sparsity=0.8, schedule=kind), 100
+    theirs = schedules.PolynomialDecay(0.0, 0.8, 0, prune.ramp(stage, steps), power=3) \
+        if kind == "polynomial" else schedules.ConstantSparsity(0.8, 0)
+    for step in range(steps):
+        assert prune.sparsity_at(stage, step, steps) == pytest.approx(float(theirs(step)[1]),
+                                                                      abs=1e-5)
+
+
+@pytest.mark.slow
 def test_pruned_digits_are_sparse_and_as_good(tmp_path):
     from tfcompress.compress import finetune
 

@@ -189,3 +189,25 @@ def test_recurrent_layers_are_trained_and_refused_by_the_converter_that_they_kil
         qat_export.to_int8(found.qat_model, tmp_path / "m.tflite", static(loaded.inputs),
                            loaded.outputs)
     assert not (tmp_path / "m.tflite").exists()
+
+
+@pytest.mark.slow
+def test_four_bit_weights_are_four_bits_in_the_file(tmp_path):
+    """Convolutions are stored as INT4; the grid of 15 steps per channel holds in every kernel."""
+    from tfcompress.compress import finetune, qat_export
+
+    loaded, _ = digits()
+    found = finetune.run(loaded, recipe.Recipe((recipe.Qat(weight_bits=4, epochs=1),)),
+                         digits_samples(tmp_path))
+    told = qat_export.to_int8(found.qat_model, tmp_path / "d.tflite", static(loaded.inputs),
+                              loaded.outputs)
+    model = tflite.load((tmp_path / "d.tflite").read_bytes())
+    kinds = [tflite.dtype_names()[t.type] for t in model.subgraphs[0].tensors]
+    assert told["route"] == "plain"
+    for layer in found.kernels:
+        assert layer["distinct"] > 2
+    from training import kernels_of
+
+    for one, values in kernels_of(found.model):
+        assert max(len(np.unique(row)) for row in one.matrix(values)) <= 15
+    assert "int4" in kinds

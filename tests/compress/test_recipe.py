@@ -29,7 +29,8 @@ def test_built_in_recipes_load_and_fit_the_schema(name):
 def test_there_are_recipes_for_each_stage_and_chain():
     found = {tuple(recipe.name_of(s) for s in recipe.from_toml(n).stages) for n in recipe.names()}
     assert found >= {("prune",), ("cluster",), ("qat",), ("prune", "qat"), ("cluster", "qat"),
-                     ("prune", "cluster", "qat"), ("finetune",)}
+                     ("prune", "cluster", "qat"), ("finetune",), ("structured",),
+                     ("structured", "qat")}
 
 
 def test_the_schema_has_the_fields_of_the_dataclasses():
@@ -79,6 +80,14 @@ def test_a_file_of_the_user_s_own(tmp_path):
     ('[[stages]]\nstage = "qat"\nlayers = ""', "layers is empty", "conv*"),
     ('[training]\nbatch_size = 0\n[[stages]]\nstage = "qat"', "batch_size", "1"),
     ('[training]\noptimizer = "adamm"\n[[stages]]\nstage = "qat"', "optimizer", "adamw"),
+    ('[[stages]]\nstage = "structured"\nto = 1.0', "out of range", "0.99"),
+    ('[[stages]]\nstage = "structured"\nof = "macks"', "of = 'macks'", "macs"),
+    ('[[stages]]\nstage = "structured"\nrounds = 0', "rounds = 0", "1"),
+    ('[[stages]]\nstage = "cluster"\ninit = "random"', "init", "density"),
+    ('[training]\naugment = "flap"\n[[stages]]\nstage = "qat"', "augment", "flip+shift"),
+    ('[training]\nschedule = "step"\n[[stages]]\nstage = "qat"', "schedule", "exponential"),
+    ('[training]\nfreeze = " "\n[[stages]]\nstage = "qat"', "freeze is empty", "conv*"),
+    ('[training]\nmixed_precision = 1\n[[stages]]\nstage = "qat"', "is no bool", "False"),
     ("stages = []", "no stages", "prune"),
     ("stages = 3", "stages are missing", "[[stages]]"),
     ("training = 3\n[[stages]]\nstage = 'qat'", "not a table", "[training]"),
@@ -99,7 +108,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_one():
 
 @pytest.mark.parametrize("order", [
     ("cluster", "prune"), ("qat", "prune"), ("qat", "cluster"), ("qat", "finetune"),
-    ("prune", "prune")])
+    ("prune", "prune"), ("prune", "structured"), ("cluster", "structured"),
+    ("qat", "structured")])
 def test_an_order_that_undoes_a_stage_is_refused(order):
     with pytest.raises(UsageError):
         recipe.Recipe(tuple(recipe.STAGES[name]() for name in order))
@@ -113,8 +123,26 @@ def test_flags():
     assert recipe.from_flags(distill=True).stages == (recipe.Finetune(),)
     assert recipe.from_flags(epochs=3).stages == (recipe.Finetune(),)
     assert recipe.from_flags() is None
+    assert recipe.from_flags(prune_to=0.4, prune=0.5, qat=True).stages == (
+        recipe.Structured(to=0.4), recipe.Prune(sparsity=0.5), recipe.Qat())
     with pytest.raises(UsageError, match="unknown key 'epoch'"):
         recipe.from_flags(qat=True, epoch=3)
+
+
+@pytest.mark.parametrize("text, to, of", [
+    ("0.5", 0.5, "parameters"), ("0.3 of macs", 0.3, "macs"), (".25 MACs", 0.25, "macs"),
+    ("40% of bytes", 0.4, "bytes"), ("0.7 parameters", 0.7, "parameters")])
+def test_what_is_left_when_channels_go(text, to, of):
+    stage, = recipe.from_flags(prune_to=text).stages
+    assert (stage.to, stage.of) == (pytest.approx(to), of)
+
+
+@pytest.mark.parametrize("text, hint", [("half", "0.5"), ("0.5 of mac", "'macs'"), ("2", "0.99"),
+                                        ("0.5 of", "macs")])
+def test_what_cannot_be_left(text, hint):
+    with pytest.raises(UsageError) as error:
+        recipe.from_flags(prune_to=text)
+    assert hint in error.value.hint
 
 
 def test_without_epochs_small_data_are_passed_more_often():
