@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         help="type of inputs and outputs of integer targets (default: the target's own)",
     )
     add(
+        "--trim",
+        action="store_true",
+        help="leave out of .tflite files what no runtime reads: names of inner tensors, repeated "
+        "records; the report then cannot name layers",
+    )
+    add(
         "--input-shape",
         metavar="SHAPE",
         help="fix free dimensions, without the batch: 224,224,3 or image=224,224,3;mask=224,224",

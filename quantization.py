@@ -45,6 +45,8 @@ class Quantization:
                 "labels": labels,
                 "normalize": self.run.options.normalize,
                 "seed": self.run.options.seed,
+                "trim": self.run.options.trim,
+                "int4": self.int4,
             }
             try:
                 folder = self.run.step(
@@ -104,6 +106,8 @@ class Quantization:
                     "isolate": self._alone is not None,
                     "seed": self.run.options.seed,
                     "labels": labels,
+                    "trim": self.run.options.trim,
+                    "int4": self.int4,
                     "normalization": mean_std
                     and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
                     "provenance": {
@@ -122,6 +126,12 @@ class Quantization:
             self._alone = None if self._alone else current[0]
         else:
             self._alone = None
+
+    @property
+    def int4(self) -> bool:
+        """Whether QAT has left 15 levels in the weights."""
+        stages = self.run.recipe.stages if self.run.recipe else ()
+        return any(getattr(stage, "weight_bits", 8) == 4 for stage in stages)
 
     def _labels(self, info: dict) -> list[str] | None:
         if not self.run.options.labels:

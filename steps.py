@@ -63,6 +63,7 @@ class Options:
     batch_size: int | None = None
     learning_rate: float | None = None
     backend: str = "native"
+    trim: bool = False
 
     def chosen_recipe(self) -> Recipe | None:
         """The recipe that the flags or the file ask for; None where nothing is trained.

@@ -421,15 +421,32 @@ def quantize(payload: dict, progress: Progress) -> dict:
         from .export import metadata
 
     made = quantizer.run(payload, progress)
+    kinds = {t["name"]: t["quantization"] for t in payload["targets"]}
     for name, result in made["targets"].items():
         if "error" not in result:
+            if payload["int4"] and kinds[name] == "int8":
+                _pack(result)
             metadata.embed(
                 Path(result["path"]),
                 labels=payload["labels"],
                 normalization=payload["normalization"],
                 provenance=payload["provenance"] | {"target": name},
             )
+            if payload["trim"]:
+                from .compress import trim
+
+                trim.trim_file(result["path"], result["path"])
     return made
+
+
+def _pack(result: dict) -> None:
+    """Weights that were trained to 15 levels as int4."""
+    from .compress import int4
+
+    path = Path(result["path"])
+    content, names = int4.pack(path.read_bytes())
+    path.write_bytes(content)
+    result["notes"].append(f"{len(names)} kernels are stored as int4, as they were trained")
 
 
 def describe(payload: dict, progress: Progress) -> dict:

@@ -124,6 +124,32 @@ def test_unlabelled_data_and_a_recipe_file_do(examples, tmp_path):
 
 
 @pytest.mark.slow
+def test_channels_that_are_removed_make_the_file_smaller(examples, tmp_path):
+    code, record = run(examples, "--prune-to", "0.5", "--epochs", "6", "--trim", "-o", "out",
+                       cwd=tmp_path)
+    assert code == 0
+    slimmed = record["training"]["slimmed"]
+    assert slimmed["after"]["parameters"] <= 0.5 * slimmed["before"]["parameters"]
+    assert figure(record, "tflite-int8", "parameters") < 0.6 * slimmed["before"]["parameters"]
+    assert figure(record, "tflite-int8", "size") < 25_000
+    assert figure(record, "tflite-int8", "accuracy_drop") < 0.02
+
+
+@pytest.mark.slow
+def test_four_bit_weights_take_half_the_bytes(examples, tmp_path):
+    (tmp_path / "four.toml").write_text(
+        '[training]\nepochs = 6\n[[stages]]\nstage = "qat"\nweight_bits = 4\n')
+    code, record = run(examples, "--recipe", "four.toml", "--trim", "-o", "out", cwd=tmp_path)
+    assert code == 0
+    packed = [t for t in record["rows"][1]["io"]["tensors"] if t["dtype"] == "int4"]
+    assert len(packed) == 6
+    assert all(t["bytes"] == -(-np.prod(t["shape"]) // 2) and t["distinct"] <= 15 for t in packed)
+    assert figure(record, "tflite-int8", "size") < 26_000
+    assert figure(record, "tflite-int8", "snr") > 30  # against the model with its roundings
+    assert figure(record, "tflite-int8", "accuracy_drop") < 0.02
+
+
+@pytest.mark.slow
 def test_a_run_killed_while_training_goes_on_and_gives_the_same_bytes(examples, tmp_path):
     flags = ("--prune", "0.5", "--epochs", "12", "-t", "keras", "-o", "out")
     env = {"TFCOMPRESS_CACHE": str(tmp_path / "store")}

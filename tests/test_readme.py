@@ -10,7 +10,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_every_target_is_in_the_table_and_no_other():
-    assert re.findall(r"^\| `([a-z0-9-]+)` \|", README, re.M) == targets.names()
+    first = re.findall(r"^\| (`[a-z][a-z0-9-]+`(?: `[a-z0-9-]+`)*) \|", README, re.M)
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(first))) == sorted(targets.names())
 
 
 def test_the_exit_codes_are_those_of_the_code():
