@@ -22,7 +22,7 @@ from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, shrinking, verdict
+from .benchmark import environment, latency, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
 from .child import Child
 from .compress import scan
@@ -230,6 +230,7 @@ class Made:
         timed: The source model's latency.
         trained: The folder of what the recipe made of the model; None without a recipe.
         float_file: The float .tflite from which the others are made.
+        float_files: The float .onnx by target.
         judged: The folder of the source model's outputs on the held-back samples.
         expected: The same of the trained model.
         rounded: The same of the trained model with its learned roundings.
@@ -243,6 +244,7 @@ class Made:
     timed: list[dict] = field(default_factory=list)
     trained: Path | None = None
     float_file: Path | None = None
+    float_files: dict[str, Path] = field(default_factory=dict)
     judged: Path | None = None
     expected: Path | None = None
     rounded: Path | None = None
@@ -321,7 +323,8 @@ class _Run:
     def make(self, pool: ThreadPoolExecutor) -> Made:
         """Every artifact. Quantizing overlaps with running the source model."""
         tflite = [t for t in self.targets if t.format == "tflite"]
-        others = [t for t in self.targets if t.format != "tflite"]
+        onnx = [t for t in self.targets if t.format == "onnx"]
+        others = [t for t in self.targets if t.format not in ("tflite", "onnx")]
         quantizing = macs = None
         if tflite:
             quantizer = self.steps.child("quantization")
@@ -334,7 +337,7 @@ class _Run:
             try:
                 made.float_file, macs = self.source.converted(trained)
                 quantization = Quantization(self.steps, tflite, quantizer)
-                quantizing = pool.submit(quantization.make, made)
+                quantizing = pool.submit(quantization.make, made, made.float_file)
             except TfcompressError as error:
                 made.failed |= {t.name: error for t in tflite}
         if sampled:
@@ -342,6 +345,7 @@ class _Run:
             made.judged = self.source.judged(sampled, rows)
             if trained:
                 made.expected = self.source.judged(sampled, rows, trained)
+        passes = [self.onnx(made, group) for group in _groups(onnx)]
         for target in others:
             try:
                 path = self.source.exported(target, trained)
@@ -350,7 +354,8 @@ class _Run:
                 made.failed[target.name] = error
         self.source.close()
         if quantizing:
-            done = quantizing.result()
+            passes.insert(0, quantizing.result())
+        for done in filter(None, passes):
             made.files |= done.made
             made.failed |= done.failed
             done.child.close()
@@ -363,6 +368,19 @@ class _Run:
         if made.learned and made.judged:
             made.rounded = self.rounded(made)
         return made
+
+    def onnx(self, made: Made, targets: list[Target]) -> Quantization | None:
+        """ONNX files that share one float file; None where there is none."""
+        first = targets[0]
+        try:
+            float_file = self.source.onnx(made.trained, first.opset, first.batch)
+        except TfcompressError as error:
+            made.failed |= {t.name: error for t in targets}
+            return None
+        made.float_files |= {t.name: float_file for t in targets}
+        return Quantization(self.steps, targets, self.steps.child("quantization")).make(
+            made, float_file
+        )
 
     def compile(self, target: Target, made: Made) -> None:
         """What has to be done to a finished file for its accelerator, or for the web."""
@@ -426,7 +444,8 @@ class _Run:
 
     def row(self, target: Target, made: Made) -> Row:
         path, record = made.files[target.name]
-        judged, float_file = made.judged, made.float_file
+        judged = made.judged
+        float_file = made.float_file if target.format == "tflite" else None
         expected = made.expected_of(target)
         config = {
             "runtime": target.runtime,
@@ -436,6 +455,7 @@ class _Run:
             "reference": judged and self.steps.digest(judged),
             "expected": expected and self.steps.digest(expected),
             "backends": list(target.backends[1:]),
+            "there": runtimes.there(target.runtime),
         }
 
         def judge(place: Path) -> dict:
@@ -458,6 +478,7 @@ class _Run:
                     )
                     found["measurements"] += told["measurements"]
                     found["findings"] += told["findings"]
+                    found["io"] = told["io"] | found["io"]
                     if float_file and target.quantization != "none" and verdict.collapsed(told):
                         found["findings"] += self.locate(child, path, float_file, made.sampled)
                 if target.backends[1:]:
@@ -477,8 +498,8 @@ class _Run:
         folder = self.steps.step("judge", config, store.file_digest(path), judge)
         found = store.read_json(folder / "step.json")
         made_by = [path.parent]
-        if float_file and target.format == "tflite":
-            made_by.insert(0, float_file.parent)
+        if source := float_file or made.float_files.get(target.name):
+            made_by.insert(0, source.parent)
         if made.trained and made.trained not in made_by:
             made_by.insert(0, made.trained)
         notes = [{"level": "info", "text": n, "advice": ""} for n in record.get("notes", [])]
@@ -529,7 +550,8 @@ class _Run:
         most = self.options.threads or min(os.cpu_count() or 1, 4)
         threads = [1, most] if most > 1 else [1]
         seconds = min(self.options.seconds, MEASURE_SECONDS / len(artifacts))
-        config = {"threads": threads, "seconds": seconds, "cpu": self.steps.cpu}
+        config = {"threads": threads, "seconds": seconds, "cpu": self.steps.cpu,
+                  "there": [runtimes.there(a["runtime"]) for a in artifacts]}
         digest_in = store.digest(
             sorted((a["name"], store.file_digest(a["path"])) for a in artifacts)
         )
@@ -586,6 +608,14 @@ class _Run:
         if self.steps.recipe:
             told["recipe"] = self.steps.recipe.to_dict()
         return told | {"targets": [t.to_dict() for t in self.targets]}
+
+
+def _groups(targets: list[Target]) -> list[list[Target]]:
+    """Targets that are made from the same float .onnx."""
+    found: dict[tuple, list[Target]] = {}
+    for target in targets:
+        found.setdefault((target.opset, target.batch), []).append(target)
+    return list(found.values())
 
 
 def _write(folder: Path, steps: Steps, finished: Report, made: Made) -> None:

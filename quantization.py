@@ -12,27 +12,28 @@ from . import data, store
 from .child import Child, ChildDied
 from .errors import TfcompressError, UsageError, from_dict
 from .steps import Steps
-from .targets import Target
+from .targets import SUFFIXES, Target
 
 if TYPE_CHECKING:
     from .pipeline import Made
 
 
 class Quantization:
-    """All TFLite targets of a run. Calibrated once; a crash loses only the target it happens in."""
+    """Targets made from one float file. Calibrated once; a crash loses only its own target."""
 
     def __init__(self, run: Steps, targets: list[Target], child: Child):
         self.run, self.targets, self.child = run, targets, child
+        self.suffix = SUFFIXES[targets[0].format]
         self.made: dict[str, tuple[Path, dict]] = {}
         self.failed: dict[str, TfcompressError] = {}
         self._results: dict[str, dict] = {}
         self.learned: Path | None = None
         self._alone: str | None = None
 
-    def make(self, given: Made) -> Quantization:
+    def make(self, given: Made, float_file: Path) -> Quantization:
         """Fill `made` (path and step record by target) and `failed` (error by target)."""
-        info, float_file = given.info, given.float_file
-        self.learned = given.learned
+        info = given.info
+        self.learned = given.learned if self.suffix == ".tflite" else None
         samples = given.sampled / "calibration" if given.sampled else None
         digest_in = store.file_digest(float_file)
         labels = self._labels(info)
@@ -59,7 +60,7 @@ class Quantization:
                 self.failed[target.name] = error
                 continue
             record = store.read_json(folder / "step.json")
-            self.made[target.name] = folder / f"{target.name}.tflite", record
+            self.made[target.name] = folder / f"{target.name}{self.suffix}", record
         return self
 
     def _file(self, target: Target, float_file, samples, info, labels, place: Path) -> dict:
@@ -70,7 +71,7 @@ class Quantization:
         result = dict(self._results[target.name])
         if "error" in result:
             raise from_dict(result["error"])
-        file = place / f"{target.name}.tflite"
+        file = place / f"{target.name}{self.suffix}"
         shutil.move(result.pop("path"), file)
         return result | {"digest_out": store.file_digest(file)}
 

@@ -144,6 +144,18 @@ class Source:
         self.info["rewrites"] = record.get("rewrites", [])
         return folder / "float.tflite", record.get("macs")
 
+    def onnx(self, trained: Path | None, opset: int | None, batch: int | None) -> Path:
+        """The float .onnx file."""
+        config = {"opset": opset, "batch": batch}
+
+        def make(place: Path) -> dict:
+            told = config | {"out": str(place / "float.onnx"), **self._which(trained)}
+            made = self._by_routes("worker:convert_onnx", told, "convert")
+            return made | {"digest_out": store.file_digest(place / "float.onnx")}
+
+        folder = self.run.step("convert onnx", config, self._digest(trained), make)
+        return folder / "float.onnx"
+
     def _by_routes(self, function: str, payload: dict, stage: str) -> dict:
         """A call that converts. A converter that dies costs only the route it was on."""
         skip: list[str] = []

@@ -424,7 +424,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
     kinds = {t["name"]: t["quantization"] for t in payload["targets"]}
     for name, result in made["targets"].items():
         if "error" not in result:
-            if payload["int4"] and kinds[name] == "int8":
+            if payload["int4"] and kinds[name] == "int8" and result["path"].endswith(".tflite"):
                 _pack(result)
             metadata.embed(
                 Path(result["path"]),
@@ -432,7 +432,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
                 normalization=payload["normalization"],
                 provenance=payload["provenance"] | {"target": name},
             )
-            if payload["trim"]:
+            if payload["trim"] and result["path"].endswith(".tflite"):
                 from .compress import trim
 
                 trim.trim_file(result["path"], result["path"])

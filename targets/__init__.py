@@ -16,7 +16,7 @@ from ..errors import UsageError
 
 FORMATS = ("keras", "saved-model", "tflite", "onnx", "tfjs")
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8", "int4", "uint8")
-RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime", "litert-js", "tfjs")
+RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime", "litert-js", "tfjs", "litert-gpu")
 IO_DTYPES = ("float32", "int8", "uint8", "int16")
 # What is run on the finished file, and which options each takes.
 COMPILERS = {
@@ -78,7 +78,7 @@ class Target:
     @property
     def learns_ranges(self) -> bool:
         """Whether activations are rounded to 8 bits, by ranges that training may have learned."""
-        return self.quantization == "int8"
+        return self.quantization == "int8" and self.format == "tflite"
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self) | {"needs_data": self.needs_data}
