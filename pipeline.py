@@ -27,7 +27,7 @@ from .benchmark.tasks import METRICS
 from .child import Child
 from .compress import scan
 from .errors import DataError, TfcompressError, UsageError
-from .quantization import Quantization, names, read_labels
+from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
 from .steps import Event, Options, Steps
 from .targets import Target
@@ -227,13 +227,14 @@ class Made:
     Attributes:
         info: What the source model is.
         sampled: The folder of the data; None without data.
+        eight_bit: The targets whose activations are rounded to 8 bits.
         timed: The source model's latency.
         trained: The folder of what the recipe made of the model; None without a recipe.
         float_file: The float .tflite from which the others are made.
         float_files: The float .onnx by target.
         judged: The folder of the source model's outputs on the held-back samples.
         expected: The same of the trained model.
-        rounded: The same of the trained model with its learned roundings.
+        rounded: By target, the same of the trained model with its learned roundings.
         files: Path and step record by target: what is run, judged and measured.
         shipped: By target, what goes into the output folder where that is something else.
         failed: The error by target.
@@ -241,13 +242,14 @@ class Made:
 
     info: dict
     sampled: Path | None = None
+    eight_bit: tuple[str, ...] = ()
     timed: list[dict] = field(default_factory=list)
     trained: Path | None = None
     float_file: Path | None = None
     float_files: dict[str, Path] = field(default_factory=dict)
     judged: Path | None = None
     expected: Path | None = None
-    rounded: Path | None = None
+    rounded: dict[str, Path] = field(default_factory=dict)
     files: dict[str, tuple[Path, dict]] = field(default_factory=dict)
     shipped: dict[str, list[Path]] = field(default_factory=dict)
     failed: dict[str, TfcompressError] = field(default_factory=dict)
@@ -257,14 +259,14 @@ class Made:
         return self.shipped.get(target) or [self.files[target][0]]
 
     @property
-    def learned(self) -> Path | None:
-        """The float .tflite with the learned roundings in it, where QAT has made one."""
-        path = self.trained and self.trained / "learned.tflite"
-        return path if path and path.is_file() else None
+    def learned(self) -> dict[str, Path]:
+        """By target of 8-bit activations, the float file with learned roundings after QAT."""
+        sources = {t: self.float_files.get(t) or self.float_file for t in self.eight_bit}
+        return {t: f for t, source in sources.items() if (f := learned_of(source))}
 
     def expected_of(self, target: Target) -> Path | None:
         """What an artifact's outputs should be, where training has changed them."""
-        return self.rounded if self.rounded and target.learns_ranges else self.expected
+        return self.rounded.get(target.name) or self.expected
 
     def training(self) -> dict | None:
         """The report's account of the training."""
@@ -329,7 +331,8 @@ class _Run:
         if tflite:
             quantizer = self.steps.child("quantization")
             pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.quantize"]})
-        made = Made(self.source.info, self.source.sampled())
+        eight_bit = tuple(t.name for t in self.targets if t.quantization == "int8")
+        made = Made(self.source.info, self.source.sampled(), eight_bit)
         sampled = made.sampled
         made.timed = self.source.timed(sampled)
         made.trained = trained = self.source.trained(sampled)
@@ -365,8 +368,9 @@ class _Run:
                     self.compile(target, made)
                 except TfcompressError as error:
                     made.failed[target.name] = error
-        if made.learned and made.judged:
-            made.rounded = self.rounded(made)
+        if made.judged:
+            for name, file in made.learned.items():
+                made.rounded[name] = self.rounded(made, file)
         return made
 
     def onnx(self, made: Made, targets: list[Target]) -> Quantization | None:
@@ -405,19 +409,20 @@ class _Run:
             "fallbacks": [*record.get("fallbacks", ()), *told["fallbacks"]],
         }
 
-    def rounded(self, made: Made) -> Path:
+    def rounded(self, made: Made, learned: Path) -> Path:
         """The folder with the outputs of the model with its learned roundings."""
         rows = store.read_json(made.judged / "step.json")["rows"]
 
         def run(place: Path) -> dict:
             with self.steps.child("reference") as child:
-                asked = {"artifact": str(made.learned), "runtime": "litert", "start": 0,
+                runtime = "onnxruntime" if learned.suffix == ".onnx" else "litert"
+                asked = {"artifact": str(learned), "runtime": runtime, "start": 0,
                          "stop": rows, "names": names(made.info), "out": str(place),
                          "samples": str(made.sampled / "held_back")}
                 child.call("benchmark.compare:outputs", asked)
             return {"rows": rows}
 
-        digest_in = store.digest(store.file_digest(made.learned), self.steps.digest(made.sampled))
+        digest_in = store.digest(store.file_digest(learned), self.steps.digest(made.sampled))
         return self.steps.step("reference", {"rows": rows}, digest_in, run)
 
     def rows_to_judge(self, sampled: Path, macs: int | None) -> int:

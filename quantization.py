@@ -33,7 +33,7 @@ class Quantization:
     def make(self, given: Made, float_file: Path) -> Quantization:
         """Fill `made` (path and step record by target) and `failed` (error by target)."""
         info = given.info
-        self.learned = given.learned if self.suffix == ".tflite" else None
+        self.learned = learned_of(float_file)
         samples = given.sampled / "calibration" if given.sampled else None
         digest_in = store.file_digest(float_file)
         labels = self._labels(info)
@@ -146,6 +146,12 @@ class Quantization:
                 "give one label per line, in the order of the classes",
             )
         return found
+
+
+def learned_of(float_file: Path | None) -> Path | None:
+    """The same file with learned roundings in it, which stands beside it after QAT."""
+    path = float_file and float_file.with_name(float_file.name.replace("float", "learned"))
+    return path if path and path.is_file() and path != float_file else None
 
 
 def read_labels(path: str) -> list[str]:

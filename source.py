@@ -114,8 +114,13 @@ class Source:
         """
         if not self.run.recipe:
             return None
-        config = {"recipe": self.run.recipe.to_dict(), "backend": self.run.options.backend,
-                  "seed": self.run.options.seed}
+        onnx = {(t.opset, t.batch) for t in self.run.targets if t.format == "onnx"}
+        config = {
+            "recipe": self.run.recipe.to_dict(),
+            "backend": self.run.options.backend,
+            "seed": self.run.options.seed,
+            "onnx": sorted(onnx, key=str) if self.run.recipe.rounds else [],
+        }
         digest_in = store.digest(self.run.model_digest, self.run.digest(sampled))
 
         def make(place: Path) -> dict:
@@ -147,6 +152,8 @@ class Source:
     def onnx(self, trained: Path | None, opset: int | None, batch: int | None) -> Path:
         """The float .onnx file."""
         config = {"opset": opset, "batch": batch}
+        if trained and (made := trained / f"float-{opset}-{batch}.onnx").is_file():
+            return made
 
         def make(place: Path) -> dict:
             told = config | {"out": str(place / "float.onnx"), **self._which(trained)}

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import data
 from .artifact import Measurement, TensorSpec
 from .child import Progress
-from .errors import DataError, TargetError, TfcompressError
+from .errors import DataError, MissingExtra, TargetError, TfcompressError
 
 state: dict = {}
 LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off by a whole step
@@ -216,7 +216,41 @@ def train(payload: dict, progress: Progress) -> dict:
 
     to_keras(done.model, out / "model.keras")
     told = {k: v for k, v in vars(done).items() if k not in ("model", "qat_model")}
-    return told | {"converted": _with_learned_ranges(done, out, payload["skip"], progress)}
+    told["converted"] = _with_learned_ranges(done, out, payload["skip"], progress)
+    for opset, batch in payload["onnx"] if done.qat_model else ():
+        _learned_onnx(done, out, opset, batch, payload["skip"], progress)
+    return told
+
+
+def learned_onnx(opset: int | None, batch: int | None) -> str:
+    """The name of the file with learned roundings; the float file has `float` in its place."""
+    return f"learned-{opset}-{batch}.onnx"
+
+
+def _learned_onnx(done, out: Path, opset, batch, skip: list[str], progress: Progress) -> None:
+    """The same as `_with_learned_ranges` in ONNX."""
+    from .compress import lower, onnx_learned
+    from .export.onnx import to_onnx
+
+    loaded = state["loaded"]
+    path = out / learned_onnx(opset, batch)
+    try:
+        to_onnx(done.qat_model, path, inputs=loaded.inputs, outputs=loaded.outputs, opset=opset,
+                batch=batch, progress=progress, lower=lower, skip=skip, check=_learned_check(done))
+    except (TargetError, MissingExtra) as error:
+        done.notes.append(f"ONNX: the learned ranges are calibrated instead: {error.message}")
+        return
+    content, _ = onnx_learned.strip(path.read_bytes())
+    path.with_name(path.name.replace("learned", "float")).write_bytes(content)
+
+
+def _learned_check(done) -> tuple[list, list]:
+    """A few training samples, and what the model with its roundings makes of them."""
+    import numpy as np
+
+    rows = done.qat_model.ranges.samples[:4]
+    wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
+    return tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
 
 
 def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -> dict | None:
@@ -227,16 +261,11 @@ def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -
     """
     if done.qat_model is None:
         return None
-    import numpy as np
-
     from . import tflite
     from .compress import learned, lower
     from .export.tflite import to_tflite
 
     loaded = state["loaded"]
-    rows = done.qat_model.ranges.samples[:4]
-    wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
-    check = tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
     try:
         made = to_tflite(
             done.qat_model,
@@ -246,7 +275,7 @@ def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -
             progress=progress,
             lower=lower,
             skip=skip,
-            check=check,
+            check=_learned_check(done),
             faithful=LEARNED_DB,
         )
     except TargetError as error:

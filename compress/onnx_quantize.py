@@ -12,11 +12,11 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import DataError, TargetError, TfcompressError
-from . import calibrate, mixed
+from . import calibrate, mixed, onnx_learned
 from . import onnx_graph as og
 from . import onnx_plans as plans
 from .quantize import _reach
@@ -33,8 +33,8 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         payload: `float` (path of the float .onnx), `samples` (folder of samples, or None for seeded
             random ones), `targets` (list of `Target.to_dict()`), `out` (folder), `names`
             (`{"inputs": [...]}`, in the order of the samples); optional `strict` (a wider type is
-            an error) and `ranges` (`{tensor: [min, max]}` learned in training, instead of measured
-            ones).
+            an error) and `learned` (path of the same file with learned roundings in it, whose
+            ranges are used for 8-bit activations instead of measured ones).
         progress: Called with "target:<name>" before each target.
 
     Returns:
@@ -56,7 +56,7 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         progress(None, f"target:{name}")
         start = time.perf_counter()
         try:
-            result = Job(source, target).make()
+            result = Job(source.aim_at(target), target).make()
             if payload.get("strict") and result["fallbacks"]:
                 raise _refusal(name, result["fallbacks"])
             path = out / f"{name}.onnx"
@@ -90,6 +90,7 @@ class Source:
     macs: int
     progress: Callable
     learned: dict
+    rounded: list[dict] | None = None  # outputs with the learned roundings
     seconds: float = 0.0
     _extremes: dict | None = field(default=None, repr=False)
 
@@ -111,8 +112,20 @@ class Source:
             said = " ".join(str(error).split())[:200]
             raise DataError(f"the samples do not fit the model: {said}",
                             "give data like those of training") from None
-        return cls(data, model, samples, rows, reference, runner.floats, macs, progress,
-                   payload.get("ranges") or {})
+        ranges, rounded = {}, None
+        if payload.get("learned"):
+            content = Path(payload["learned"]).read_bytes()
+            ranges = onnx_learned.strip(content)[1]
+            learned = og.Runner(content)
+            rounded = [learned.run(samples.row(k)) for k in rows]
+        return cls(data, model, samples, rows, reference, runner.floats, macs, progress, ranges,
+                   rounded)
+
+    def aim_at(self, target: dict) -> Source:
+        """This source as a target sees it: 8-bit activations have the learned ranges."""
+        if self.learned and target["quantization"] == "int8":
+            return replace(self, reference=self.rounded)
+        return replace(self, learned={}) if self.learned else self
 
     def extremes(self) -> dict:
         """Smallest and largest value per tensor and sample; measured when first asked for."""

@@ -65,6 +65,11 @@ class Recipe:
             check(stage)
         check_order([name_of(s) for s in self.stages])
 
+    @property
+    def rounds(self) -> bool:
+        """Whether a stage trains with the roundings of the quantized file."""
+        return any(isinstance(stage, Qat) for stage in self.stages)
+
     def epochs(self, stage: Stage, steps: int) -> int:
         """Passes over the data in a stage, where one pass is `steps` steps."""
         told = self.training.epochs if stage.epochs is None else stage.epochs

@@ -75,11 +75,6 @@ class Target:
         """Whether ranges of activations must be calibrated on representative data."""
         return self.quantization in ("int8", "int16x8")
 
-    @property
-    def learns_ranges(self) -> bool:
-        """Whether activations are rounded to 8 bits, by ranges that training may have learned."""
-        return self.quantization == "int8" and self.format == "tflite"
-
     def to_dict(self) -> dict:
         return dataclasses.asdict(self) | {"needs_data": self.needs_data}
 
