@@ -75,15 +75,32 @@ def rebuild(model: Any, to: str) -> Any:
     return _Bridge(to).model(model)
 
 
+def flat_twin(model: Any) -> tuple[Any, list[tuple[Any, list]]]:
+    """A Keras 3 model as a tf_keras model of single layers, for tools that see no deeper.
+
+    Nested models are opened and separable convolutions parted; the inputs and outputs are lists.
+
+    Returns:
+        The model, and for each Keras 3 layer those that hold its weights, in their order.
+
+    Raises:
+        Unbridgeable: A layer has no counterpart.
+    """
+    bridge = _Bridge("tf_keras", flat=True)
+    return bridge.model(model), bridge.pairs
+
+
 class _Bridge:
     """One rebuilding; layers and nested models that are shared stay shared."""
 
-    def __init__(self, to: str):
+    def __init__(self, to: str, flat: bool = False):
         import keras
         import tensorflow as tf
         import tf_keras
 
-        self.to = to
+        self.to, self.flat = to, flat
+        self.pairs: list[tuple[Any, list]] = []
+        self.names: set[str] = set()
         self.source, self.target = (tf_keras, keras) if to == "keras3" else (keras, tf_keras)
         self.flatten = (tf.nest if to == "keras3" else keras.tree).flatten
         self.map = (tf.nest if to == "keras3" else keras.tree).map_structure
@@ -102,12 +119,27 @@ class _Bridge:
             tensors[id(old)] = self.target.Input(
                 batch_shape=tuple(old.shape), dtype=_dtype(old.dtype),
                 name=self.name(_owner(old).name))
+        self.walk(graph, tensors)
+        swap = functools.partial(self.map, lambda t: tensors[id(t)])
+        inputs, outputs = swap(old_inputs), swap(old_outputs)
+        if self.flat:
+            inputs, outputs = self.flatten(inputs), self.flatten(outputs)
+        return self.target.Model(inputs, outputs, name=self.name(model.name))
+
+    def walk(self, graph: Any, tensors: dict[int, Any]) -> None:
+        """Apply all layers of a graph to the new tensors."""
         for depth in sorted(graph._nodes_by_depth, reverse=True):
             for node in graph._nodes_by_depth[depth]:
                 if not node.is_input:
                     self.node(node, tensors)
-        swap = functools.partial(self.map, lambda t: tensors[id(t)])
-        return self.target.Model(swap(old_inputs), swap(old_outputs), name=self.name(model.name))
+
+    def opened(self, model: Any, given: Any) -> Any:
+        """The layers of a nested model, applied one by one."""
+        graph = getattr(model, "_functional", None) or model
+        inside = self.flatten(graph._inputs_struct)
+        tensors = {id(t): new for t, new in zip(inside, self.flatten(given), strict=True)}
+        self.walk(graph, tensors)
+        return self.map(lambda t: tensors[id(t)], graph._outputs_struct)
 
     def node(self, node: Any, tensors: dict[int, Any]) -> None:
         """Apply one layer or operation of the graph to the new tensors."""
@@ -144,7 +176,11 @@ class _Bridge:
             return self.host(layer, args, kwargs)
         if id(layer) in self.hosts:
             return self.host(layer, args, kwargs)
+        if self.flat and _is_graph(layer):
+            return self.opened(layer, args[0])
         try:
+            if self.flat and kind == "SeparableConv2D":
+                return self.parted(layer, args[0])
             if id(layer) not in self.made:
                 self.made[id(layer)] = self.layer(layer)
             new = self.made[id(layer)]
@@ -153,11 +189,37 @@ class _Bridge:
                 self.copied.add(id(layer))
                 if not isinstance(layer, self.source.Model):
                     _copy_weights(layer, new)
+                    self.pairs.append((layer, [new]))
             return out
         except Exception:
             if self.to == "keras3":
                 raise
             return self.host(layer, args, kwargs)
+
+    def parted(self, layer: Any, given: Any) -> Any:
+        """A separable convolution as a depthwise one and a plain one."""
+        if id(layer) not in self.made:
+            config = self.config(layer, self.target.layers.SeparableConv2D)
+            shared = {k: config[k] for k in ("data_format", "dtype") if k in config}
+            depthwise = self.target.layers.DepthwiseConv2D(
+                use_bias=False, name=self.name(f"{layer.name}_depthwise"), **shared,
+                **{k: config[k] for k in ("kernel_size", "strides", "padding", "dilation_rate",
+                                          "depth_multiplier")})
+            plain = self.target.layers.Conv2D(
+                config["filters"], 1, use_bias=config["use_bias"], name=config["name"],
+                activation=config["activation"], **shared)
+            for new in (depthwise, plain):
+                new.trainable = layer.trainable
+            self.made[id(layer)] = (depthwise, plain)
+        depthwise, plain = self.made[id(layer)]
+        out = plain(depthwise(given))
+        if id(layer) not in self.copied:
+            self.copied.add(id(layer))
+            values = [w.numpy() for w in layer.weights]
+            depthwise.set_weights(values[:1])
+            plain.set_weights(values[1:])
+            self.pairs.append((layer, [depthwise, plain]))
+        return out
 
     def layer(self, layer: Any) -> Any:
         """The counterpart of `layer`, without its weights yet."""
@@ -184,7 +246,8 @@ class _Bridge:
             if key != "trainable" and key_there in accepted and not DROPPED.match(key):
                 config[key_there] = self.value(layer, key, value)
             elif key in usual and key not in ("trainable", *HARMLESS) and not DROPPED.match(key) \
-                    and value not in (None, False, usual[key]):
+                    and value not in (None, False, usual[key]) \
+                    and (key, value) != ("data_format", "channels_last"):
                 raise Unbridgeable(f"layer {layer.name!r} has {key}={value!r}")
         config["name"] = self.name(layer.name)
         policy = getattr(layer, "dtype_policy", None) or getattr(layer, "_dtype_policy", None)
@@ -253,7 +316,17 @@ class _Bridge:
         return out
 
     def name(self, name: str) -> str:
-        return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+        """A name that tf_keras takes; when flat, one that no other layer has."""
+        name = found = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+        count = 2
+        while self.flat and found in self.names:
+            found, count = f"{name}_{count}", count + 1
+        self.names.add(found)
+        return found
+
+
+def _is_graph(layer: Any) -> bool:
+    return bool(getattr(getattr(layer, "_functional", None) or layer, "_nodes_by_depth", None))
 
 
 def _parameters(cls: type) -> dict[str, Any]:

@@ -75,6 +75,21 @@ def to_tf_keras(model: Any) -> Any:
     return twin
 
 
+def flat_twin(model: Any) -> tuple[Any, list[tuple[Any, list]]]:
+    """`bridge.flat_twin`: a tf_keras model of single layers with the same outputs.
+
+    Returns:
+        The model, and for each Keras 3 layer those that hold its weights, in their order.
+
+    Raises:
+        Unbridgeable: It cannot be rebuilt, or the rebuilt model gives other outputs.
+    """
+    twin, pairs = bridge.flat_twin(model)
+    if problem := _difference(model, twin):
+        raise bridge.Unbridgeable(problem)
+    return twin, pairs
+
+
 def to_keras3(model: Any) -> Any:
     """A tf_keras functional or Sequential model as a Keras 3 model with the same outputs.
 
