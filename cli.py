@@ -24,6 +24,8 @@ examples:
   tfcompress inspect model.keras --target tflite-int8 --data samples.npz
   tfcompress targets
   tfcompress report model-tfcompress/
+  tfcompress check --update
+  tfcompress diff before.tflite after.tflite
 
 exit codes:
   0 done   2 usage   3 model   4 data   5 missing package   6 output folder
@@ -115,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--trim",
         action="store_true",
-        help="leave out of .tflite files what no runtime reads: names of inner tensors, repeated "
-        "records; the report then cannot name layers",
+        help="leave the names of inner tensors out of .tflite files: smaller, but tools can no "
+        "longer name the layers",
     )
     add(
         "--input-shape",
@@ -244,6 +246,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the board's Python (default python3), e.g. ~/venv/bin/python",
     )
     bench.set_defaults(run=_benchmark)
+    _add_check(commands, shared, text)
+    _add_diff(commands, shared, text)
+    _add_store(commands, shared, text)
     return parser
 
 
@@ -279,6 +284,117 @@ def _add_inspect(commands, shared, text) -> None:
     add("--seed", type=int, default=0, metavar="N", help="for sampling (default 0)")
     add("--fresh", action="store_true", help="do everything again, even what is in the step store")
     inspect.set_defaults(run=_inspect)
+
+
+def _add_check(commands, shared, text) -> None:
+    check = commands.add_parser(
+        "check",
+        parents=[shared],
+        formatter_class=text,
+        help="hold artifacts against committed limits and a committed baseline",
+        description="Hold the artifacts of an output folder against the limits in tfcompress.toml "
+        "(or [tool.tfcompress.check] in pyproject.toml) and a committed baseline. Nothing is "
+        "trained, and TensorFlow is not needed. See docs/check.md.",
+        epilog="examples:\n"
+        "  tfcompress check --update\n"
+        "  tfcompress check --why\n"
+        "  tfcompress check --format github --format sarif=check.sarif\n\n"
+        "exit codes:\n  0 no limit is broken   2 the configuration, baseline or artifacts cannot "
+        "be used   8 a limit is broken",
+    )
+    add = check.add_argument
+    add("--config", "-c", metavar="FILE", help="default: tfcompress.toml, or pyproject.toml here")
+    add("--update", action="store_true", help="make these artifacts the baseline; checks nothing")
+    add("--why", action="store_true", help="say which layers changed the size of a file")
+    add("--format", "-f", action="append", default=[], metavar="NAME[=FILE]",
+        help="table, json, junit, github, sarif, benchmark or markdown; repeat for several")
+    add("--output", "-o", metavar="FILE", help="write the format there instead of printing it")
+    check.set_defaults(run=_check)
+
+
+def _add_diff(commands, shared, text) -> None:
+    diff = commands.add_parser(
+        "diff",
+        parents=[shared],
+        formatter_class=text,
+        help="compare two .tflite files: operators, types, sizes, outputs",
+        description="Compare two .tflite files: operators, types, sizes, each weight, and what "
+        "they compute.",
+        epilog="examples:\n"
+        "  tfcompress diff before.tflite after.tflite\n"
+        "  tfcompress diff before.tflite after.tflite --data samples.npz --json",
+    )
+    diff.add_argument("before", help="a .tflite file")
+    diff.add_argument("after", help="another")
+    diff.add_argument("--data", "-d", metavar="DATA", help="as for shrink; default: seeded noise")
+    diff.add_argument("--samples", type=int, default=64, metavar="N", help="to run (default 64)")
+    diff.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
+    diff.set_defaults(run=_diff)
+
+
+def _add_store(commands, shared, text) -> None:
+    more = {"parents": [shared], "formatter_class": text}
+    stores = (
+        "STORE is a folder, s3://bucket/path, gs://, https:// (read only), oci://host[:port] or "
+        "any other fsspec URL. Credentials are taken from the environment. See docs/publish.md."
+    )
+    publish = commands.add_parser(
+        "publish",
+        **more,
+        help="put an output folder into a store, as a version that never changes",
+        description=f"Put an output folder into a store, as a version that never changes. {stores}",
+        epilog="examples:\n"
+        "  tfcompress publish digits-tfcompress/ ./store/digits:1.0\n"
+        "  tfcompress publish digits-tfcompress/ s3://models/digits --alias prod --sign key.pem\n"
+        "  tfcompress publish digits-tfcompress/ oci://registry.example/team/digits:1.0",
+    )
+    publish.add_argument("folder", help="what `tfcompress shrink` wrote")
+    publish.add_argument(
+        "reference",
+        metavar="STORE/name[:version]",
+        help="without a version, it is named by the digest of manifest.json",
+    )
+    publish.add_argument("--alias", action="append", default=[], metavar="NAME",
+                         help="let this alias stand for it too, e.g. prod (repeat for several)")
+    publish.add_argument("--sign", default="", metavar="KEY.pem", help="private Ed25519 key")
+    publish.set_defaults(run=_publish)
+
+    pull = commands.add_parser(
+        "pull",
+        **more,
+        help="bring a published version, or one target of it, into a folder",
+        description="Bring a published version, or some targets of it, into a folder. Every file "
+        f"is checked against its SHA-256; an interrupted pull goes on where it stopped. {stores}",
+        epilog="examples:\n"
+        "  tfcompress pull ./store/digits\n"
+        "  tfcompress pull s3://models/digits@prod --target tflite-int8 -o app/model\n"
+        "  tfcompress pull oci://registry.example/team/digits:1.0 --verify pub.pem",
+    )
+    pull.add_argument("reference", metavar="STORE/name[:version|@alias]",
+                      help="without a version, @latest: what was published last")
+    pull.add_argument("--target", "-t", action="append", dest="targets", default=[],
+                      metavar="NAME", help="only this target's files (repeat for several)")
+    pull.add_argument("--output", "-o", default="", metavar="DIR", help="default: the name")
+    pull.add_argument("--verify", default="", metavar="PUB.pem",
+                      help="refuse what this public Ed25519 key has not signed")
+    pull.set_defaults(run=_pull)
+
+    listing = commands.add_parser(
+        "list", **more, help="list the names in a store, or the versions of a name",
+        description=f"List the names in a store, or the versions of a name. {stores}",
+    )
+    listing.add_argument("place", metavar="STORE[/name]")
+    listing.set_defaults(run=_list)
+
+    alias = commands.add_parser(
+        "alias", **more, help="let an alias stand for a published version",
+        description=f"Let an alias stand for a published version from now on. {stores}",
+        epilog="examples:\n  tfcompress alias ./store/digits:1.0 prod\n"
+        "  tfcompress alias ./store/digits@staging prod",
+    )
+    alias.add_argument("reference", metavar="STORE/name[:version|@alias]")
+    alias.add_argument("alias", help="e.g. prod")
+    alias.set_defaults(run=_alias)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -391,6 +507,112 @@ def _inspect(args: argparse.Namespace, argv: list[str]) -> int:
         print(inspection.table(result.inspection, _width()))
         print(f"{_short(result.folder)}/inspect.html")
     return 0
+
+
+def _check(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import checking
+
+    formats = [*args.format, *(["json"] if args.json else [])]
+    wanted = [] if args.update else checking.outputs(formats, args.output)
+    with _progress(args.json) as show:
+        listen = {"on_event": show} if show else {}
+        result = checking.run(args.config, update=args.update, why=args.why, **listen)
+    if result.updated:
+        told = json.dumps({"baseline": str(result.updated)})
+        print(told if args.json else f"{_short(result.updated)} written: commit it")
+        return 0
+    for form, path in wanted:
+        written = checking.render(result, form, _width(), _color() and path is None)
+        if path is None:
+            print(written, end="")
+        else:
+            checking.save(written, path)
+    if "github" in dict(wanted):
+        checking.summarize(result)
+    if result.error:
+        return result.error.exit_code if args.json else _fail(result.error, False)
+    return 0
+
+
+def _diff(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import differing
+
+    found = differing.diff(args.before, args.after, data=args.data, rows=args.samples,
+                           seed=args.seed)
+    print(json.dumps(found) if args.json else differing.table(found), end="\n" * args.json)
+    return 0
+
+
+def _publish(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import publishing
+
+    with _progress(args.json) as show:
+        done = publishing.publish(
+            args.folder, args.reference, tuple(args.alias), args.sign, on_event=show
+        )
+    if args.json:
+        print(json.dumps(done))
+    else:
+        again = "" if done["created"] else " (already there)"
+        print(f"{done['name']}:{done['version']}{again}  {_size(done['bytes'])}"
+              f", {_size(done['sent_bytes'])} sent")
+        for alias in done["aliases"]:
+            print(f"{done['name']}@{alias} -> {done['version']}")
+        if done["signed_by"]:
+            print(f"signed by the key {done['signed_by']}")
+    return 0
+
+
+def _pull(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import publishing
+
+    with _progress(args.json) as show:
+        done = publishing.pull(
+            args.reference, tuple(args.targets), args.output, args.verify, on_event=show
+        )
+    if args.json:
+        print(json.dumps(done))
+    else:
+        signed = f", signed by the key {done['verified_by']}" if done["verified_by"] else ""
+        print(f"{done['name']}:{done['version']}  {_size(done['bytes'])}, "
+              f"{_size(done['fetched_bytes'])} fetched{signed}")
+        for name in done["files"]:
+            print(_short(Path(done["folder"]) / name))
+    return 0
+
+
+def _list(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import publishing
+
+    found = publishing.listing(args.place)
+    if args.json:
+        print(json.dumps(found))
+        return 0
+    for entry in found:
+        if "version" in entry:
+            names = " ".join(f"@{alias}" for alias in entry["aliases"])
+            print(f"{entry['version']:<14}  {entry['created'][:16]:<16}  "
+                  f"{_size(entry['bytes']):>8}  {' '.join(entry['targets'])}  {names}".rstrip())
+        else:
+            told = "  ".join(f"@{a} -> {v}" for a, v in sorted(entry["aliases"].items()))
+            print(f"{entry['name']:<24}  {told}")
+    return 0
+
+
+def _alias(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import publishing
+
+    done = publishing.alias(args.reference, args.alias)
+    if args.json:
+        print(json.dumps(done))
+    else:
+        before = f" (was {done['before']})" if done["before"] else ""
+        print(f"{done['name']}@{done['alias']} -> {done['version']}{before}")
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _targets(args: argparse.Namespace, argv: list[str]) -> int:

@@ -28,12 +28,15 @@ class Quantization:
         self.failed: dict[str, TfcompressError] = {}
         self._results: dict[str, dict] = {}
         self.learned: Path | None = None
+        self.ready: Path | None = None
         self._alone: str | None = None
 
     def make(self, given: Made, float_file: Path) -> Quantization:
         """Fill `made` (path and step record by target) and `failed` (error by target)."""
         info = given.info
         self.learned = learned_of(float_file)
+        ready = given.trained and given.trained / "int8.tflite"
+        self.ready = ready if ready and ready.is_file() and self.suffix == ".tflite" else None
         samples = given.sampled / "calibration" if given.sampled else None
         digest_in = store.file_digest(float_file)
         labels = self._labels(info)
@@ -42,6 +45,7 @@ class Quantization:
                 "target": target.to_dict(),
                 "samples": samples and store.file_digest(samples),
                 "learned": self.learned and store.file_digest(self.learned),
+                "ready": self.ready and store.file_digest(self.ready),
                 "strict": self.run.options.strict,
                 "labels": labels,
                 "normalize": self.run.options.normalize,
@@ -64,6 +68,11 @@ class Quantization:
         return self
 
     def _file(self, target: Target, float_file, samples, info, labels, place: Path) -> dict:
+        file = place / f"{target.name}{self.suffix}"
+        if self.ready and target.quantization == "int8":
+            told = {"from": str(self.ready), "path": str(file)} | self._about(target, labels)
+            made = self.child.call("worker:adopt", told)
+            return made | {"digest_out": store.file_digest(file)}
         while target.name not in self._results:
             if target.name in self.failed:
                 raise self.failed[target.name]
@@ -71,7 +80,6 @@ class Quantization:
         result = dict(self._results[target.name])
         if "error" in result:
             raise from_dict(result["error"])
-        file = place / f"{target.name}{self.suffix}"
         shutil.move(result.pop("path"), file)
         return result | {"digest_out": store.file_digest(file)}
 
@@ -92,7 +100,6 @@ class Quantization:
                 current[0] = text = text.removeprefix("target:")
             self.run.event("quantize", fraction, text)
 
-        mean_std = data.NORMALIZATIONS.get(self.run.options.normalize or "")
         try:
             self._results |= self.child.call(
                 "worker:quantize",
@@ -106,17 +113,8 @@ class Quantization:
                     "strict": self.run.options.strict,
                     "isolate": self._alone is not None,
                     "seed": self.run.options.seed,
-                    "labels": labels,
-                    "trim": self.run.options.trim,
                     "int4": self.int4,
-                    "normalization": mean_std
-                    and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
-                    "provenance": {
-                        "source_sha256": self.run.model_digest,
-                        "versions": self.run.versions,
-                        "samples": self.run.options.samples,
-                        "seed": self.run.options.seed,
-                    },
+                    **self._about(None, labels),
                 },
                 watch,
             )["targets"]
@@ -127,6 +125,22 @@ class Quantization:
             self._alone = None if self._alone else current[0]
         else:
             self._alone = None
+
+    def _about(self, target: Target | None, labels: list[str] | None) -> dict:
+        """What is embedded in the files."""
+        mean_std = data.NORMALIZATIONS.get(self.run.options.normalize or "")
+        return {
+            "labels": labels,
+            "trim": self.run.options.trim,
+            "normalization": mean_std and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
+            "provenance": {
+                "source_sha256": self.run.model_digest,
+                "versions": self.run.versions,
+                "samples": self.run.options.samples,
+                "seed": self.run.options.seed,
+                **({"target": target.name} if target else {}),
+            },
+        }
 
     @property
     def int4(self) -> bool:

@@ -121,6 +121,9 @@ class Source:
             "seed": self.run.options.seed,
             "onnx": sorted(onnx, key=str) if self.run.recipe.rounds else [],
         }
+        if self.run.options.backend != "native":
+            kinds = [t.io_dtype for t in self.run.targets if t.quantization == "int8"]
+            config["io_dtype"] = next(iter(kinds), "float32")
         digest_in = store.digest(self.run.model_digest, self.run.digest(sampled))
 
         def make(place: Path) -> dict:

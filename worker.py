@@ -216,6 +216,18 @@ def train(payload: dict, progress: Progress) -> dict:
 
     to_keras(done.model, out / "model.keras")
     told = {k: v for k, v in vars(done).items() if k not in ("model", "qat_model")}
+    if hasattr(done.qat_model, "to_int8"):  # the backend has its own way to the integer file
+        told["converted"] = None
+        try:
+            told["int8"] = done.qat_model.to_int8(
+                out / "int8.tflite",
+                _static(state["loaded"].inputs),
+                state["loaded"].outputs,
+                payload["io_dtype"],
+            )
+        except TargetError as error:
+            done.notes.append(f"quantized after training instead: {error.message}")
+        return told
     told["converted"] = _with_learned_ranges(done, out, payload["skip"], progress)
     for opset, batch in payload["onnx"] if done.qat_model else ():
         _learned_onnx(done, out, opset, batch, payload["skip"], progress)
@@ -461,11 +473,23 @@ def quantize(payload: dict, progress: Progress) -> dict:
                 normalization=payload["normalization"],
                 provenance=payload["provenance"] | {"target": name},
             )
-            if payload["trim"] and result["path"].endswith(".tflite"):
+            if result["path"].endswith(".tflite"):
                 from .compress import trim
 
-                trim.trim_file(result["path"], result["path"])
+                trim.trim_file(result["path"], result["path"], names=not payload["trim"])
     return made
+
+
+def adopt(payload: dict, progress: Progress) -> dict:
+    """A finished .tflite as a target's file, with its metadata."""
+    from .compress import trim
+    from .export import metadata
+
+    shutil.copyfile(payload["from"], payload["path"])
+    keys = ("labels", "normalization", "provenance")
+    metadata.embed(Path(payload["path"]), **{k: payload[k] for k in keys})
+    trim.trim_file(payload["path"], payload["path"], names=not payload["trim"])
+    return {"fallbacks": [], "notes": ["made by the training backend's own converter"]}
 
 
 def _pack(result: dict) -> None:

@@ -19,15 +19,16 @@ from . import surgery
 OF_THE_CONVERTER = (b"CONVERSION_METADATA", b"min_runtime_version")
 
 
-def trim(content: bytes) -> bytes:
+def trim(content: bytes, names: bool = False) -> bytes:
     """The same file, smaller.
 
     Names of the model's inputs and outputs, signatures, metadata that people read (labels, say)
     and every number that takes part in inference are kept. Names of inner tensors, by which tools
-    find layers, go: trim last.
+    find layers, go unless `names` keeps them: trim last.
 
     Args:
         content: A .tflite file.
+        names: Keep the names of inner tensors.
 
     Returns:
         Its bytes; trimming twice changes nothing more.
@@ -36,41 +37,41 @@ def trim(content: bytes) -> bytes:
         ModelError: It is not a .tflite file.
     """
     model = tflite.load(content)
-    _forget(model)
+    _forget(model, names)
     _share(model)
     builder = _builder_class()(len(content) + 65_536)
     builder.Finish(model.Pack(builder), file_identifier=tflite.IDENTIFIER)
     return bytes(builder.Output())
 
 
-def trim_file(source: str | Path, path: str | Path) -> tuple[int, int]:
+def trim_file(source: str | Path, path: str | Path, names: bool = False) -> tuple[int, int]:
     """Trim a file into another, which may be the same; it appears whole or not at all.
 
     Returns:
         Bytes before and after.
     """
     content = Path(source).read_bytes()
-    made = trim(content)
+    made = trim(content, names)
     beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     beside.write_bytes(made)
     os.replace(beside, path)
     return len(content), len(made)
 
 
-def _forget(model: Any) -> None:
+def _forget(model: Any, names: bool) -> None:
     """Drop what describes how the file came to be."""
     model.description = None
     kept = [m for m in model.metadata or [] if m.name not in OF_THE_CONVERTER]
     model.metadata = kept or None
     surgery.compact(model)
     for graph in model.subgraphs:
-        graph.name = None
+        graph.name = graph.name if names else None
         ends = {*graph.inputs, *graph.outputs}
         for signature in model.signatureDefs:
             if model.subgraphs[signature.subgraphIndex] is graph:
                 ends |= {e.tensorIndex for e in [*signature.inputs, *signature.outputs]}
         for index, tensor in enumerate(graph.tensors):
-            if index not in ends:
+            if index not in ends and not names:
                 tensor.name = None
             signature = tensor.shapeSignature
             if signature is not None and list(signature) == list(tensor.shape):
