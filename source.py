@@ -118,7 +118,7 @@ class Source:
         config = {
             "recipe": self.run.recipe.to_dict(),
             "backend": self.run.options.backend,
-            "seed": self.run.options.seed,
+            "seed": self.run.options.seed or self.run.recipe.training.seed,
             "onnx": sorted(onnx, key=str) if self.run.recipe.rounds else [],
         }
         if self.run.options.backend != "native":

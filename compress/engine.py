@@ -33,6 +33,7 @@ from . import (
 from .checkpoint import Best, Checkpoint
 
 KEPT_ZEROS = forms.KEPT_ZEROS
+NO_GRADIENT = "no output has a gradient: the stages were applied without training"
 JIT = False
 LEAST_STEP = 0.99  # a round that would leave more of the model than this is not worth it
 
@@ -176,7 +177,8 @@ class Engine:
                 self._keep_zeros(list(self.forms.values()))
             return
         embeddings = getattr(stage, "embeddings", False)
-        found, skipped = kernels.find(self.model, self._layers(stage), embeddings)
+        found, skipped = kernels.find(self.model, self._layers(stage), embeddings,
+                                      getattr(stage, "depthwise", True))
         self.skipped += [{"stage": name} | s for s in skipped]
         self.mine = [self.forms.setdefault(id(k.variable), forms.Form(k)) for k in found]
         if isinstance(stage, recipe.Qat):
@@ -253,14 +255,19 @@ class Engine:
         state = Best(wrapped)
         if start > phase.first:
             self.checkpoint.restore_state(state)
-        if isinstance(stage, recipe.Prune) and not epochs:
-            self._set_masks(stage, 1, 1)
-        for epoch in range(start, phase.end):
+        learns = self.objective.trains
+        for epoch in range(start, phase.end if learns else start):
             begin = time.perf_counter()
             rows = np.random.default_rng((self.seed, number, epoch)).permutation(self.train_rows)
             watch = [self._pruner(stage, epoch * steps, steps * epochs)]
-            told = wrapped.fit(self._batches(rows, (self.seed, number, epoch)), verbose=0,
-                               shuffle=False, callbacks=watch).history
+            try:
+                told = wrapped.fit(self._batches(rows, (self.seed, number, epoch)), verbose=0,
+                                   shuffle=False, callbacks=watch).history
+            except ValueError as error:
+                if "No gradients provided" not in str(error):
+                    raise
+                learns = False
+                break
             record = {"stage": name, "epoch": epoch, "loss": float(told["loss"][0]),
                       "metric": float(told["score"][0]), **self._validate(wrapped),
                       "seconds": time.perf_counter() - begin, "sparsity": self._sparsity()}
@@ -276,6 +283,10 @@ class Engine:
                 self.checkpoint.save(self, state, number, phase.nth, epoch + 1)
             if self.training.patience and state.waited >= self.training.patience:
                 break
+        if isinstance(stage, recipe.Prune) and not (learns and epochs):
+            self._set_masks(stage, 1, 1)
+        if not learns and NO_GRADIENT not in self.notes:
+            self.notes.append(NO_GRADIENT)
         state.restore_best()
         self._fold()
         if self.checkpoint:

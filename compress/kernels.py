@@ -24,7 +24,7 @@ class Kernel:
         layer: Path of its layer, as reports show it.
         variable: The Keras variable.
         channels: Axes along which each index is an output channel; empty for one scale in all.
-        kind: `kernel` or `embedding`.
+        kind: `kernel`, `depthwise` or `embedding`.
     """
 
     layer: str
@@ -51,14 +51,15 @@ class Kernel:
         return np.ascontiguousarray(np.transpose(moved, np.argsort(order)))
 
 
-def find(model: Any, layers: str = "*",
-         embeddings: bool = False) -> tuple[list[Kernel], list[dict]]:
+def find(model: Any, layers: str = "*", embeddings: bool = False,
+         depthwise: bool = True) -> tuple[list[Kernel], list[dict]]:
     """The kernels of a Keras 3 model, each once however often its layer is used.
 
     Args:
         model: Any Keras 3 model, built.
         layers: Names, paths or types with `*`, commas between, `!` before exceptions.
         embeddings: Take embedding tables too.
+        depthwise: Take depthwise kernels too.
 
     Returns:
         The kernels in the model's order, and `{"layer", "why"}` for each layer with weights in
@@ -79,6 +80,9 @@ def find(model: Any, layers: str = "*",
         large = [k for k in kernels if math.prod(k.variable.shape) >= SMALLEST]
         if kernels and not large:
             why = f"fewer than {SMALLEST} weights"
+        if not depthwise and any(k.kind == "depthwise" for k in large):
+            large = [k for k in large if k.kind != "depthwise"]
+            skipped[path] = why = "its depthwise kernel is small and sensitive (depthwise = true)"
         for kernel in large:
             found.setdefault(id(kernel.variable), kernel)
         if not large:
@@ -114,7 +118,8 @@ def _kernels(layer: Any, path: str, embeddings: bool):
         if id(variable) not in own:
             variable = getattr(layer, name, None)
         if id(variable) in own and len(variable.shape) >= 2:
-            yield Kernel(path, variable, channel_axes(layer, name, len(variable.shape)))
+            kind = "depthwise" if _is_depthwise(layer, name) else "kernel"
+            yield Kernel(path, variable, channel_axes(layer, name, len(variable.shape)), kind)
             own.pop(id(variable))
     if not type(layer).__module__.startswith("keras."):
         for variable in own.values():
@@ -122,12 +127,16 @@ def _kernels(layer: Any, path: str, embeddings: bool):
                 yield Kernel(path, variable, (len(variable.shape) - 1,))
 
 
+def _is_depthwise(layer: Any, name: str) -> bool:
+    return name == "depthwise_kernel" or type(layer).__name__.startswith("DepthwiseConv")
+
+
 def channel_axes(layer: Any, name: str, rank: int) -> tuple[int, ...]:
     """The axes of a kernel that number its output channels."""
     from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
 
     kind = type(layer).__name__
-    if name == "depthwise_kernel" or kind.startswith("DepthwiseConv"):
+    if _is_depthwise(layer, name):
         return (rank - 2, rank - 1)
     if isinstance(layer, BaseConvTranspose):
         return (rank - 2,)

@@ -49,11 +49,17 @@ class Objective:
     temperature: float
 
     @property
+    def trains(self) -> bool:
+        """Whether any output can be trained at all."""
+        return any(self.outputs)
+
+    @property
     def score_name(self) -> str:
         """`accuracy`, `agreement` (with the original's class), or `error` (lower is better)."""
         if self.task in ("classes", "onehot", "binary"):
             return "accuracy"
-        if not self.task and self._first().kind in ("probabilities", "logits"):
+        first = self._first()
+        if not self.task and first and first.kind in ("probabilities", "logits"):
             return "agreement"
         return "error"
 

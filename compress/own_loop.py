@@ -53,7 +53,8 @@ def wrap(model: Any, stage: recipe.Stage, data: Any = None, seed: int = 0) -> tu
         inner = structured.shrink(inner, stage, batches=[(b, None) for b in batches]).model
     _, pack = signature.inputs(inner, "keras3")
     mine = [forms.Form(k) for k in kernels.find(
-        inner, getattr(stage, "layers", "*"), getattr(stage, "embeddings", False))[0]]
+        inner, getattr(stage, "layers", "*"), getattr(stage, "embeddings", False),
+        getattr(stage, "depthwise", True))[0]]
     hooks = None
     if isinstance(stage, recipe.Prune):
         _open(mine)

@@ -70,6 +70,7 @@ class Prune:
             `constant` prunes at once.
         layers: Which layers: names or types with `*`, commas between, `!` before exceptions.
         embeddings: Prune embedding tables too.
+        depthwise: Prune depthwise kernels too: few weights, each of which matters much.
         epochs: Passes over the data; None takes the training's.
         learning_rate: None takes twice the training's.
     """
@@ -79,6 +80,7 @@ class Prune:
     schedule: str = "polynomial"
     layers: str = "*"
     embeddings: bool = False
+    depthwise: bool = False
     epochs: int | None = None
     learning_rate: float | None = None
 

@@ -142,6 +142,8 @@ def _teach(inputs: list, loaded: load.Loaded, scratch: Path, progress: Callable)
         progress(start / count, "running the original model")
         rows = load.call(loaded, [np.asarray(a[start:start + CHUNK]) for a in inputs])
         for i, row in enumerate(rows):
+            if row.shape[:1] != (min(CHUNK, count - start),):  # not a row per sample: no teacher
+                row = np.zeros(min(CHUNK, count - start), bool)
             if start == 0:
                 files.append(open_memmap(scratch / f"teacher{i}.npy", "w+", row.dtype,
                                          (count, *row.shape[1:])))

@@ -73,7 +73,8 @@ def test_zeros_and_shared_values_are_in_the_file_itself(chained):
     tensors = record["rows"][1]["io"]["tensors"]
     assert len(tensors) == 8 and {t["dtype"] for t in tensors} == {"int8"}
     for tensor in tensors:
-        assert tensor["zeros"] >= 0.59, tensor
+        depthwise = tensor["shape"][0] == 1  # left whole
+        assert tensor["zeros"] < 0.2 if depthwise else tensor["zeros"] >= 0.59, tensor
         assert tensor["distinct"] <= 16, tensor
 
 

@@ -86,7 +86,7 @@ def test_zeros_survive_and_small_kernels_are_named(tmp_path):
     from tfcompress.compress import finetune
 
     loaded, _ = digits()
-    chosen = recipe.Recipe((recipe.Prune(sparsity=0.9, epochs=1),
+    chosen = recipe.Recipe((recipe.Prune(sparsity=0.9, epochs=1, depthwise=True),
                             recipe.Cluster(clusters=32, epochs=1)))
     found = finetune.run(loaded, chosen, digits_samples(tmp_path))
     named = {s["layer"] for s in found.skipped if s["stage"] == "cluster"}

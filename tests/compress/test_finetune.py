@@ -13,7 +13,8 @@ from tfcompress.compress import losses, recipe
 from tfcompress.errors import DataError, ModelError, UsageError
 
 TRAINING = recipe.Training(epochs=2)
-SHORT = recipe.Recipe((recipe.Prune(sparsity=0.8), recipe.Cluster(clusters=30), recipe.Qat()),
+SHORT = recipe.Recipe((recipe.Prune(sparsity=0.8, depthwise=True),
+                       recipe.Cluster(clusters=30), recipe.Qat()),
                       TRAINING)  # so few weights are left that some kernels cannot be clustered
 # Kinds of models; each goes through prune, cluster and QAT.
 KINDS = ["mlp", "einsum_dense", "depthwise2d_multiplier", "separable1d", "conv2d_transpose",
@@ -134,6 +135,19 @@ def test_without_labels_the_original_is_teacher_enough(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["op_argmin", "op_one_hot", "op_map_coordinates"])
+def test_outputs_without_a_gradient_are_not_trained_towards(tmp_path, name):
+    import zoo
+
+    from tfcompress.compress import finetune, load
+
+    loaded = load.describe(zoo.build(name, zoo.models()[name]), {}, [])
+    found = finetune.run(loaded, SHORT, random_samples(tmp_path / "samples", loaded))
+    assert found.history == [] and any("no output has a gradient" in n for n in found.notes)
+    assert all(k["zeros"] >= 0.8 - 0.5 / k["values"] for k in found.kernels)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_model_goes_through_the_chain(tmp_path, name):
     import keras
@@ -172,7 +186,8 @@ def test_bad_samples_and_models_are_named(tmp_path):
         finetune.run(other, SHORT, folder)
 
 
-SLIM = recipe.Recipe((recipe.Structured(to=0.5, rounds=2, epochs=4), recipe.Prune(sparsity=0.5),
+SLIM = recipe.Recipe((recipe.Structured(to=0.5, rounds=2, epochs=4),
+                      recipe.Prune(sparsity=0.5, depthwise=True),
                       recipe.Qat(epochs=1)), TRAINING)
 
 
@@ -257,7 +272,8 @@ def test_several_devices_train_one_model(tmp_path):
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
         from training import digits, digits_samples
         from tfcompress.compress import finetune, recipe
-        chosen = recipe.Recipe((recipe.Prune(sparsity=0.5, epochs=1), recipe.Qat(epochs=1)))
+        chosen = recipe.Recipe((recipe.Prune(sparsity=0.5, epochs=1, depthwise=True),
+                                recipe.Qat(epochs=1)))
         folder = digits_samples(sys.argv[1])
         one = finetune.run(digits()[0], chosen, folder)
         with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():

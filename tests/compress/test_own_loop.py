@@ -24,7 +24,7 @@ def test_prune_cluster_and_qat_one_after_another(tmp_path):
 
     loaded, data = digits()
     before = [v.copy() for _, v in kernels_of(loaded.model)]
-    model, callbacks = own_loop.wrap(loaded.model, recipe.Prune(sparsity=0.6))
+    model, callbacks = own_loop.wrap(loaded.model, recipe.Prune(sparsity=0.6, depthwise=True))
     assert "accuracy" in fit(model, callbacks, epochs=6).history
     pruned = own_loop.finish(model)
     assert all((v == 0).sum() == round(0.6 * v.size) for _, v in kernels_of(pruned))

@@ -16,7 +16,7 @@ def chain(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("chain")
     loaded, data = digits()
-    chosen = recipe.Recipe((recipe.Prune(sparsity=0.6, epochs=12),
+    chosen = recipe.Recipe((recipe.Prune(sparsity=0.6, epochs=12, depthwise=True),
                             recipe.Cluster(clusters=16, epochs=3), recipe.Qat(epochs=3)))
     found = finetune.run(loaded, chosen, digits_samples(folder))
     path = folder / "digits.tflite"
