@@ -20,7 +20,7 @@ from typing import Any
 from .. import store
 from ..artifact import Measurement
 from ..child import Child
-from ..errors import DataError, ModelError
+from ..errors import DataError, MissingExtra, ModelError
 from . import metrics, tasks
 from .environment import cores
 from .locate import locate  # noqa: F401  (called as benchmark.compare:locate)
@@ -29,6 +29,7 @@ from .runtimes import open_arrays, open_session
 Array = Any  # numpy.ndarray
 BATCH = 32
 BATCH_BYTES = 64 << 20
+STAND_INS = {"litert-js": "litert", "litert-gpu": "litert"}
 LARGE = 64 << 20  # bytes; a file or outputs beyond it are not given to several processes
 WORTH_SECONDS = 4.0  # of work; below it, sharing costs more than it saves
 COLLAPSE_SNR_DB = 10.0
@@ -57,14 +58,18 @@ def run(payload: dict, progress) -> dict:
         of the main metric or None; `drop` is relative for mae and rmse. `io`: the artifact's
         inputs and outputs.
 
+    Where the runtime is not installed, that is a finding, and `snr` says why it has no value.
+
     Raises:
         DataError: Labels out of range, or data that do not fit the artifact.
         ModelError: The runtime cannot run the artifact.
         UsageError: `metric` is unknown or does not fit the labels.
     """
     data = _Data(payload)
-    session = open_session(payload["artifact"], payload["runtime"], payload.get("threads") or 1,
-                           payload["names"])
+    try:
+        session, payload, missing = _open(payload)
+    except MissingExtra as error:
+        return _unmeasured(payload["runtime"], error)
     if len(session.inputs) != len(data.inputs) or len(session.outputs) != len(data.reference):
         raise ModelError(f"{payload['artifact']} has other inputs or outputs than the source model",
                          "compare an artifact of the same model")
@@ -85,8 +90,38 @@ def run(payload: dict, progress) -> dict:
     found, findings, judged = tally.result(names)
     if data.random:
         found = [Measurement(m.name, m.unit, m.values, _join("random data", m.note)) for m in found]
-    return {"measurements": [m.to_dict() for m in found], "findings": findings,
+    if hasattr(session, "measurements"):
+        found += session.measurements()
+    return {"measurements": [m.to_dict() for m in found], "findings": [*missing, *findings],
             "task": judged, "io": {"inputs": session.inputs, "outputs": session.outputs}}
+
+
+def _open(payload: dict) -> tuple[Any, dict, list[dict]]:
+    """A session, the payload with its runtime, and findings: what it says, or why a stand-in.
+
+    A .tflite for a browser or a GPU that this machine does not have is judged on the CPU.
+    """
+    threads = payload.get("threads") or 1
+    try:
+        session = open_session(payload["artifact"], payload["runtime"], threads, payload["names"])
+        return session, payload, list(getattr(session, "findings", ()))
+    except MissingExtra as error:
+        if payload["runtime"] not in STAND_INS:
+            raise
+        finding = _finding("warning", f"not measured on {payload['runtime']}: {error.message}; "
+                           "outputs were compared on LiteRT's CPU kernels", error.hint)
+    payload = payload | {"runtime": STAND_INS[payload["runtime"]]}
+    session = open_session(payload["artifact"], payload["runtime"], threads, payload["names"])
+    return session, payload, [finding]
+
+
+def _unmeasured(runtime: str, error: MissingExtra) -> dict:
+    """What `run` tells where there is no such runtime: that is no fault of the artifact."""
+    why = f"not measured: {error.message}"
+    measured = Measurement("snr", "dB", (), why).to_dict()
+    return {"measurements": [measured], "task": None, "io": {"inputs": [], "outputs": []},
+            "findings": [_finding("warning", f"not run on {runtime}: {error.message}; that it was "
+                                  "converted proves nothing", error.hint)]}
 
 
 def outputs(payload: dict, progress) -> dict:
@@ -115,7 +150,7 @@ class _Helpers:
 
     def __init__(self, session, data: _Data, payload: dict):
         self.start, self._stack, self._jobs = data.count, ExitStack(), []
-        count = self._count(session, data, Path(payload["artifact"]))
+        count = self._count(session, data, payload)
         cuts = [data.count * i // (count + 1) for i in range(1, count + 2)]
         self.start = cuts[0]
         pool = self._stack.enter_context(ThreadPoolExecutor(max(count, 1)))
@@ -127,8 +162,11 @@ class _Helpers:
             job = pool.submit(child.call, "benchmark.compare:outputs", told)
             self._jobs.append((start, out, job))
 
-    def _count(self, session, data: _Data, path: Path) -> int:
-        if path.suffix != ".tflite" or path.stat().st_size > LARGE:
+    def _count(self, session, data: _Data, payload: dict) -> int:
+        path = Path(payload["artifact"])
+        if payload["runtime"] != "litert" or path.suffix != ".tflite":
+            return 0
+        if path.stat().st_size > LARGE:
             return 0
         if sum(r[:1].size for r in data.reference) * 4 * data.count > LARGE:
             return 0

@@ -39,6 +39,7 @@ def find() -> Path:
     if not (folder() / "whole").is_file():
         error = MissingExtra("the browser runtimes", "browser")
         error.message = "the browser runtimes (LiteRT.js, TensorFlow.js) are not there"
+        error.args = (error.message,)
         error.hint = COMMAND
         raise error
     return folder()

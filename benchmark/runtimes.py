@@ -152,6 +152,17 @@ class _Graph(Session):
     def _call(self, tensors: list) -> list:
         raise NotImplementedError
 
+    @property
+    def note(self) -> str:
+        """The GPU, where TensorFlow sees one and so puts the model there."""
+        import tensorflow as tf
+
+        found = tf.config.list_physical_devices("GPU")
+        if not found:
+            return ""
+        details = tf.config.experimental.get_device_details(found[0])
+        return f"on the GPU: {details.get('device_name', found[0].name)}"
+
     def _tensors(self, arrays: list[Array]) -> list:
         import tensorflow as tf
 
@@ -330,7 +341,14 @@ def _in_browser(runtime: str, backend: str) -> Callable[[str, int], Session]:
     return open_page
 
 
+def _on_gpu(path: str, threads: int) -> Session:
+    from .gpu import LitertGpu
+
+    return LitertGpu(path, threads)
+
+
 RUNTIMES: dict[str, Callable[[str, int], Session]] = {
+    "litert-gpu": _on_gpu,
     **{f"{name}-{backend}": _in_browser(runtime, backend)
        for name, runtime in (("litert-js", "litert"), ("tfjs", "tfjs"))
        for backend in ("wasm", "webgl", "webgpu")},
@@ -338,6 +356,28 @@ RUNTIMES: dict[str, Callable[[str, int], Session]] = {
     "litert": Litert, "keras": Keras, "tensorflow": TensorFlow, "onnxruntime": Onnx,
     "onnxruntime-cuda": OnnxCuda, "onnxruntime-tensorrt": OnnxTensorRT,
 }
+
+
+def there(runtime: str) -> list[str]:
+    """What decides whether this machine has a runtime: a step that needs it depends on this.
+
+    Empty for runtimes that come with the package.
+    """
+    if runtime.startswith(("litert-js", "tfjs")):
+        from . import browser, packages
+
+        found = []
+        for find in (browser.find_browser, packages.find):
+            try:
+                found.append(str(find()))
+            except MissingExtra as error:
+                found.append(error.message)
+        return found
+    if runtime == "litert-gpu":
+        from . import gpu
+
+        return [*gpu.drivers(), str(gpu.software())]
+    return []
 
 
 def open_session(path: str, runtime: str, threads: int = 1, names: dict | None = None) -> Session:

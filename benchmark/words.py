@@ -28,6 +28,8 @@ TITLES = {
     "micro_difference": "Difference from LiteRT in TFLite Micro",
     "latency_webgl": "Latency, WebGL", "latency_webgpu": "Latency, WebGPU",
     "snr_webgl": "SNR, WebGL", "snr_webgpu": "SNR, WebGPU",
+    "transfer_gzip": "Download, gzip", "transfer_brotli": "Download, brotli",
+    "runtime_transfer": "Download of the runtime",
 }
 GLUE = "\N{NO-BREAK SPACE}"
 UNIT = re.compile(r"(?<=\d) (?=[%kMGBmdµ])")  # between a figure and its unit

@@ -20,7 +20,7 @@ from pathlib import Path
 from .. import tflite
 from ..child import Child, ChildDied
 from ..errors import TargetError, TfcompressError
-from . import calibrate, float16, learned, plans, rewrite, surgery
+from . import calibrate, float16, learned, plans, rewrite, surgery, webfile
 
 ROWS = 12  # calibration rows on which precision is decided
 ENOUGH = 10_000  # values of a tensor from which their extremes bound the next ones
@@ -58,6 +58,9 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         start = time.perf_counter()
         try:
             result = _quantize(source.aim_at(target), target, bool(payload.get("strict")))
+            if target["runtime"] in webfile.RUNTIMES:
+                result["model"], notes = webfile.for_browser(result["model"])
+                result["notes"] = [*result["notes"], *notes]
             path = out / f"{name}.tflite"
             beside = path.with_name(f".{path.name}.{os.getpid()}")
             beside.write_bytes(result.pop("model"))

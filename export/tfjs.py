@@ -8,6 +8,7 @@ the two modules that it imports and never calls on this way.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import importlib.util
@@ -31,6 +32,8 @@ PACKAGE = "tensorflowjs==4.22.0"
 UNUSED = ("tensorflow_hub", "tensorflow_decision_forests")
 QUANTIZED = {"none": {}, "float16": {"float16": "*"}, "uint8": {"uint8": "*"},
              "uint16": {"uint16": "*"}}
+FUSED = {"_FusedConv2D": "Conv2D", "_FusedMatMul": "MatMul",
+         "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
 # Name: options for lowering (None: the model as it is).
 ROUTES = {"unrolled": {"rnn": "unrolled", "fuse": False, "web": True}, "plain": None}
 
@@ -111,7 +114,7 @@ def to_tfjs(model: Any, path: str | Path, *, inputs: Sequence[TensorSpec],
 
     Args:
         model: A Keras 3 or tf_keras model, or a signature of a loaded SavedModel.
-        path: The folder to make; it appears whole or not at all.
+        path: The folder to make, whole or not at all; an existing one is replaced.
         inputs: Static shapes (batch 1), dtypes and names, in the model's order.
         outputs: Names of the outputs in the model's order.
         quantization: A key of `QUANTIZED`: how weights are stored; they are widened on loading.
@@ -143,6 +146,8 @@ def to_tfjs(model: Any, path: str | Path, *, inputs: Sequence[TensorSpec],
                 except Exception as error:  # the converter raises whatever it likes
                     tried[name] = " ".join(str(error).split())[:300]
                     continue
+                if path.exists():
+                    shutil.rmtree(path)
                 os.replace(Path(work) / "made", path)
             return {"route": name, "rewrites": rewrites, "tried": tried, **told}
     why = "; ".join(f"{k}: {v}" for k, v in tried.items())
@@ -167,11 +172,62 @@ def _convert(model, work: Path, inputs, outputs, options, lower, converter, quan
 
 
 def _ends(file: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict:
-    """The names under which TensorFlow.js has the inputs and outputs; also made deterministic."""
+    """The names under which TensorFlow.js has the inputs and outputs; also made deterministic.
+
+    The converter finds names by shape and type, which two tensors may share. Here they come from
+    the traced function: inputs are called as its arguments, outputs are numbered in the order of
+    their sorted names.
+    """
     record = json.loads(file.read_text())
-    signature = record["signature"]
-    names = savedmodel.argument_names(inputs)
+    found = {side: {e["name"]: e for e in record["signature"][side].values()}
+             for side in ("inputs", "outputs")}
+    keys = {"inputs": [f"{n}:0" for n in savedmodel.argument_names(inputs)],
+            "outputs": [f"Identity{f'_{i}' if i else ''}:0" for i in map(
+                sorted(s.name for s in outputs).index, (s.name for s in outputs))]}
+    told: dict[str, list[str]] = {}
+    for side, specs in (("inputs", inputs), ("outputs", outputs)):
+        for spec, key in zip(specs, keys[side], strict=True):
+            if key not in found[side]:
+                raise TargetError(f"{side[:-1]} {spec.name!r} is not in the graph: no output "
+                                  "depends on it", "leave that input out of the model")
+        told[side] = keys[side]
+        record["signature"][side] = {
+            spec.name: found[side][key] for spec, key in zip(specs, keys[side], strict=True)}
+    _unfuse(record)
     record.pop("generatedBy", None), record.pop("convertedBy", None)
     file.write_text(json.dumps(record, sort_keys=True))
-    return {"inputs": [signature["inputs"][n]["name"] for n in names],
-            "outputs": [signature["outputs"][s.name]["name"] for s in outputs]}
+    return told
+
+
+def _unfuse(record: dict) -> None:
+    """Take apart what was fused with a constant that is no vector, which the runtime refuses.
+
+    The optimizer takes any constant behind a convolution for a bias, the share of a recurrent
+    layer's first state too.
+    """
+    weights = [w for group in record["weightsManifest"] for w in group["weights"]]
+    shapes = {w["name"]: w["shape"] for w in weights}
+    nodes = record["modelTopology"]["node"]
+    for node in list(nodes):
+        kind = FUSED.get(node["op"])
+        if not kind or len(shapes.get(node["input"][2], [0])) == 1:
+            continue
+        operations = [base64.b64decode(s).decode()
+                      for s in node["attr"].pop("fused_ops", {}).get("list", {}).get("s", [])]
+        if operations[:1] != ["BiasAdd"] or len(node["input"]) > 3:
+            continue
+        dtype, attributes = node["attr"]["T"], node["attr"]
+        for extra in ("num_args", "epsilon", "leakyrelu_alpha"):
+            attributes.pop(extra, None)
+        *data, bias = node["input"]
+        first = {"name": f"{node['name']}/alone", "op": kind, "input": data, "attr": attributes}
+        chain = ["AddV2", *operations[1:]]
+        at = nodes.index(node)
+        made, before = [first], first["name"]
+        for i, operation in enumerate(chain):
+            last = i == len(chain) - 1
+            made.append({"name": node["name"] if last else f"{node['name']}/{operation}",
+                         "op": operation, "attr": {"T": dtype},
+                         "input": [before, bias] if i == 0 else [before]})
+            before = made[-1]["name"]
+        nodes[at:at + 1] = made

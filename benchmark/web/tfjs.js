@@ -51,7 +51,7 @@ export function unload({model}) {
 }
 
 export async function run({model}, inputs) {
-  const fed = inputs.map(({array, shape, dtype}) => tf.tensor(array, shape, dtype));
+  const fed = inputs.map(({array, shape}, i) => tf.tensor(array, shape, model.inputs[i].dtype));
   const named = Object.fromEntries(model.inputs.map(({name}, i) => [name, fed[i]]));
   const found = await model.executeAsync(named);
   const results = Array.isArray(found) ? found : [found];

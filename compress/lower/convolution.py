@@ -48,6 +48,22 @@ def _same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def spaced(x, axis: int, step: int):
+    """`step - 1` zeros between the values of `x` along an axis."""
+    import tensorflow as tf
+
+    shape = x.shape.as_list()
+    n = shape[axis]
+    if step == 1 or n == 1:
+        return x
+    wide = tf.reshape(x, [*shape[:axis], n, 1, *shape[axis + 1:]])
+    zeros = tf.zeros([*shape[:axis], n, step - 1, *shape[axis + 1:]], x.dtype)
+    shape[axis] = n * step
+    full = tf.reshape(tf.concat([wide, zeros], axis + 1), shape)
+    shape[axis] = (n - 1) * step + 1
+    return tf.slice(full, [0] * len(shape), shape)
+
+
 def _conv3d(input, filter, strides, padding, data_format="NDHWC", dilations=None, **_):
     """Conv3D as one Conv2D over the kernel's depth slices laid side by side as channels."""
     import tensorflow as tf

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from . import convolution
+
 
 def patches(record) -> list[tuple]:
     """`(owner, attribute, original -> replacement)` for `lowering`."""
@@ -31,6 +33,11 @@ def _conv(original: Callable, record) -> Callable:
             out = conv(tf.transpose(inputs, (0, 2, 1)), kernel, strides, padding, "channels_last",
                        dilation_rate)
             return tf.transpose(out, (0, 2, 1))
+        if rank != 5 and last and inputs.shape[-1] != kernel.shape[-2]:
+            return tf.nn.convolution(  # groups: Keras would put them into a function for XLA
+                inputs, _value(kernel), _tuple(strides, rank - 2), padding.upper(),
+                data_format="NWC" if rank == 3 else "NHWC",
+                dilations=_tuple(dilation_rate, rank - 2))
         if rank != 5 and last:
             return original(inputs, kernel, strides, padding, data_format, dilation_rate)
         if rank == 4 and _tuple(dilation_rate, 2) == (1, 1):
@@ -67,19 +74,8 @@ def _conv_transpose(original: Callable, record) -> Callable:
 
 def _spread(kernel, dilations):
     """Put `d - 1` zeros between a kernel's values along each spatial axis."""
-    import tensorflow as tf
-
     for axis, d in enumerate(dilations):
-        n = kernel.shape[axis]
-        if d == 1 or n == 1:
-            continue
-        shape = kernel.shape.as_list()
-        wide = tf.reshape(kernel, [*shape[:axis + 1], 1, *shape[axis + 1:]])
-        zeros = tf.zeros([*shape[:axis + 1], d - 1, *shape[axis + 1:]], kernel.dtype)
-        shape[axis] = n * d
-        full = tf.reshape(tf.concat([wide, zeros], axis + 1), shape)
-        shape[axis] = (n - 1) * d + 1
-        kernel = tf.slice(full, [0] * len(shape), shape)
+        kernel = convolution.spaced(kernel, axis, d)
     return kernel
 
 

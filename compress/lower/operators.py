@@ -13,6 +13,7 @@ from collections.abc import Callable
 from . import convolution, integers, resample, static
 
 LACKING = "TFLite has no such operator"
+IN_BROWSERS = "not every backend of TensorFlow.js has the operator, or has it right"
 UNQUANTIZED = "the operator has no integer form, its equal has"
 _kept: contextvars.ContextVar[frozenset] = contextvars.ContextVar("kept", default=frozenset())
 
@@ -43,7 +44,10 @@ def patches(record, fuse: bool = True, more: dict[str, Callable] | None = None) 
                 result = rule(**arguments)
             if result is None:
                 return original(op_type_name, name=name, **arguments)
-            record.add(op_type_name, UNQUANTIZED if rule in integers.RULES.values() else LACKING)
+            why = UNQUANTIZED if rule in integers.RULES.values() else LACKING
+            record.add(op_type_name, IN_BROWSERS if op_type_name in (more or {}) else why)
+            if hasattr(result, "outputs"):  # an operation, which has no results
+                return None, False, result, result
             outputs = list(result) if isinstance(result, (tuple, list)) else [result]
             return None, False, outputs[0].op, outputs
         return apply

@@ -13,8 +13,9 @@ export async function load(accelerator = "wasm", wasm = WASM) {
 
 /** One typed array per input of `about.inputs`, in its order; gives one per output. */
 export async function predict(arrays) {
-  const fed = Object.fromEntries(about.inputs.map(({name, shape}, i) =>
-      [name, new Tensor(arrays[i], shape)]));
+  const kinds = {float32: Float32Array, int32: Int32Array, uint8: Uint8Array};
+  const fed = Object.fromEntries(about.inputs.map(({name, shape, dtype}, i) =>
+      [name, new Tensor(kinds[dtype].from(arrays[i]), shape)]));
   const results = await model.run(fed);
   const outputs = [];
   for (const {name} of about.outputs) {

@@ -13,7 +13,9 @@ export async function load(backend = "webgl") {
 
 /** One typed array per input of `about.inputs`, in its order; gives one per output. */
 export async function predict(arrays) {
-  const fed = about.inputs.map(({shape, dtype}, i) => tf.tensor(arrays[i], shape, dtype));
+  const kinds = {float32: "float32", bool: "bool"};  // every other number is an int32 here
+  const fed = about.inputs.map(({shape, dtype}, i) =>
+      tf.tensor(arrays[i], shape, kinds[dtype] || "int32"));
   const named = Object.fromEntries(about.inputs.map(({tensor}, i) => [tensor, fed[i]]));
   const found = await model.executeAsync(named, about.outputs.map(({tensor}) => tensor));
   const results = Array.isArray(found) ? found : [found];

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from measure_samples import model
 
-from tfcompress.benchmark import latency
+from tfcompress.benchmark import latency, runtimes
 
 
 def artifact(name, **more) -> dict:
@@ -129,6 +129,28 @@ def test_idle_processes_do_not_disturb():
     used = time.process_time()
     time.sleep(0.1)
     assert time.process_time() - used < 0.02
+
+
+class Interrupted(runtimes.Litert):
+    """A file whose every sixth invocation is interrupted for long, as on a busy machine."""
+
+    def ready(self, arrays):
+        invoke, calls = super().ready(arrays), iter(range(10**9))
+
+        def sometimes():
+            invoke()
+            if next(calls) % 6 == 5:
+                time.sleep(0.06)
+
+        return sometimes
+
+
+def test_an_interrupted_warm_up_does_not_shrink_the_bursts(monkeypatch):
+    """Bursts of single invocations would time cold caches: several times what users wait."""
+    monkeypatch.setitem(runtimes.RUNTIMES, "litert", Interrupted)
+    latency.prepare({"path": model("digits"), "runtime": "litert", "threads": 1, "seed": 0,
+                     "samples": None}, None)
+    assert len(latency.burst({"most": 30}, None)["ms"]) == 30
 
 
 @pytest.mark.slow

@@ -140,9 +140,35 @@ def test_a_file_below_its_goal_gets_wider_types_where_the_error_begins(tmp_path)
     assert "wider type" in refused["error"]["message"]
 
 
+def rounded(file, path, tensor, low, high):
+    """A float file with a tensor rounded to 256 steps between `low` and `high`, as QAT leaves it."""
+    model = onnx.load(file)
+    scale = (high - low) / 255
+    values = {"s": np.float32(scale), "z": np.uint8(round(-low / scale))}
+    for node in model.graph.node:
+        node.input[:] = ["rounded" if n == tensor else n for n in node.input]
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v), k)
+                                   for k, v in values.items())
+    pair = [onnx.helper.make_node("QuantizeLinear", [tensor, "s", "z"], ["steps"]),
+            onnx.helper.make_node("DequantizeLinear", ["steps", "s", "z"], ["rounded"])]
+    kept = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*pair, *kept])
+    onnx.save(model, path)
+    return path
+
+
 def test_learned_ranges_are_used(tmp_path):
+    from tfcompress.compress import onnx_learned
+
     file = cnn(tmp_path / "float.onnx")
-    made = quantize(file, tmp_path, "onnx-int8", ranges={"x": [-2.0, 2.0]},
+    learned = rounded(file, tmp_path / "learned.onnx", "x", -2.0, 2.0)
+    content, ranges = onnx_learned.strip(learned.read_bytes())
+    assert ranges["x"] == pytest.approx((-2.0, 2.0), abs=0.02)
+    plain, stripped = onnx.load(file).graph, onnx.load_from_string(content).graph
+    assert [n.op_type for n in stripped.node] == [n.op_type for n in plain.node]
+    assert [list(n.input) for n in stripped.node] == [list(n.input) for n in plain.node]
+    made = quantize(file, tmp_path, "onnx-int8", learned=str(learned),
                     target={"min_snr_db": 0.0})["onnx-int8"]  # fmt: skip
     graph = onnx.load(made["path"]).graph
     found = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}

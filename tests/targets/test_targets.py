@@ -11,6 +11,7 @@ def test_the_built_in_targets_are_these():
         "tflite-float32",
         "litert-js",
         "tflite-float16",
+        "tflite-gpu",
         "litert-js-dynamic",
         "tflite-dynamic",
         "edge-tpu",
