@@ -26,6 +26,8 @@ examples:
   tfcompress report model-tfcompress/
   tfcompress check --update
   tfcompress diff before.tflite after.tflite
+  tfcompress publish model-tfcompress/ ./store/model:1.0 --alias prod
+  tfcompress pull ./store/model@prod --target tflite-int8
 
 exit codes:
   0 done   2 usage   3 model   4 data   5 missing package   6 output folder
@@ -335,14 +337,14 @@ def _add_diff(commands, shared, text) -> None:
 def _add_store(commands, shared, text) -> None:
     more = {"parents": [shared], "formatter_class": text}
     stores = (
-        "STORE is a folder, s3://bucket/path, gs://, https:// (read only), oci://host[:port] or "
-        "any other fsspec URL. Credentials are taken from the environment. See docs/publish.md."
+        "\n\nSTORE is a folder, s3://bucket/path, gs://, https:// (read only), oci://host[:port] "
+        "or any\nother fsspec URL. Credentials are taken from the environment. See docs/publish.md."
     )
     publish = commands.add_parser(
         "publish",
         **more,
         help="put an output folder into a store, as a version that never changes",
-        description=f"Put an output folder into a store, as a version that never changes. {stores}",
+        description=f"Put an output folder into a store, as a version that never changes.{stores}",
         epilog="examples:\n"
         "  tfcompress publish digits-tfcompress/ ./store/digits:1.0\n"
         "  tfcompress publish digits-tfcompress/ s3://models/digits --alias prod --sign key.pem\n"
@@ -364,7 +366,7 @@ def _add_store(commands, shared, text) -> None:
         **more,
         help="bring a published version, or one target of it, into a folder",
         description="Bring a published version, or some targets of it, into a folder. Every file "
-        f"is checked against its SHA-256; an interrupted pull goes on where it stopped. {stores}",
+        f"is checked\nagainst its SHA-256; an interrupted pull goes on where it stopped.{stores}",
         epilog="examples:\n"
         "  tfcompress pull ./store/digits\n"
         "  tfcompress pull s3://models/digits@prod --target tflite-int8 -o app/model\n"
@@ -381,14 +383,14 @@ def _add_store(commands, shared, text) -> None:
 
     listing = commands.add_parser(
         "list", **more, help="list the names in a store, or the versions of a name",
-        description=f"List the names in a store, or the versions of a name. {stores}",
+        description=f"List the names in a store, or the versions of a name.{stores}",
     )
     listing.add_argument("place", metavar="STORE[/name]")
     listing.set_defaults(run=_list)
 
     alias = commands.add_parser(
         "alias", **more, help="let an alias stand for a published version",
-        description=f"Let an alias stand for a published version from now on. {stores}",
+        description=f"Let an alias stand for a published version from now on.{stores}",
         epilog="examples:\n  tfcompress alias ./store/digits:1.0 prod\n"
         "  tfcompress alias ./store/digits@staging prod",
     )
@@ -511,9 +513,10 @@ def _inspect(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _check(args: argparse.Namespace, argv: list[str]) -> int:
     from . import checking
+    from .benchmark import gate_formats
 
     formats = [*args.format, *(["json"] if args.json else [])]
-    wanted = [] if args.update else checking.outputs(formats, args.output)
+    wanted = [] if args.update else gate_formats.outputs(formats, args.output)
     with _progress(args.json) as show:
         listen = {"on_event": show} if show else {}
         result = checking.run(args.config, update=args.update, why=args.why, **listen)
@@ -702,9 +705,12 @@ def _progress(machine: bool):
     if machine or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    except ImportError:  # `pull` and its like need nothing that is installed
+        yield None
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<24}"),

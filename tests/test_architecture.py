@@ -6,11 +6,11 @@ from conftest import ROOT
 
 FLOORS = [
     {"errors", "artifact", "targets"},
-    {"child", "store"},
+    {"child", "store", "transfer", "stores", "oci", "signing"},
     {"data", "readers", "tflite", "output"},
     {"compress", "export", "benchmark"},
     {"steps", "source", "quantization", "worker", "pipeline", "measuring"}
-    | {"preflight", "inspecting"},
+    | {"preflight", "inspecting", "checking", "differing", "publishing", "references"},
     {"cli", "__main__", "__init__"},
 ]
 

@@ -60,7 +60,7 @@ def test_what_needs_no_model_imports_nothing_heavy(argv):
 
 def test_targets_lists_each_with_what_it_is_for():
     lines = run("targets").stdout.splitlines()
-    assert len(lines) == 8 and any(line.startswith("tflite-int8 ") for line in lines)
+    assert len(lines) > 20 and any(line.startswith("tflite-int8 ") for line in lines)
     listed = json.loads(run("targets", "--json").stdout)
     assert {t["name"] for t in listed} == {line.split()[0] for line in lines}
 
