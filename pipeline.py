@@ -396,7 +396,12 @@ class _Run:
                 told = child.call(
                     "export.compilers:compile", asked, self.steps.progress("compile")
                 )
-            paths = [told.pop("path") or str(path), *told.pop("files")]
+                compiled = told.pop("path")
+                if compiled and target.compiler != "web":
+                    told["measurements"] += child.call("worker:sizes", {"path": compiled})[
+                        "measurements"
+                    ]
+            paths = [compiled or str(path), *told.pop("files")]
             inside = [p.removeprefix(f"{place}/") for p in paths]
             return told | {"shipped": inside}
 

@@ -505,11 +505,7 @@ def _pack(result: dict) -> None:
 def describe(payload: dict, progress: Progress) -> dict:
     """Sizes of an artifact, and for a .tflite what is inside."""
     path = Path(payload["path"])
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    measurements = [
-        Measurement("size", "bytes", (sum(f.stat().st_size for f in files),)),
-        Measurement("size_gzip", "bytes", (sum(_gzipped(f) for f in files),)),
-    ]
+    measurements = _sizes(path)
     io: dict = {}
     if path.suffix in (".tflite", ".onnx"):
         if path.suffix == ".onnx":
@@ -533,6 +529,19 @@ def describe(payload: dict, progress: Progress) -> dict:
             "ops": inside["histogram"],
         }
     return {"measurements": [m.to_dict() for m in measurements], "io": io}
+
+
+def sizes(payload: dict, progress: Progress) -> dict:
+    """Bytes of a file or folder, as it is and under gzip."""
+    return {"measurements": [m.to_dict() for m in _sizes(Path(payload["path"]))]}
+
+
+def _sizes(path: Path) -> list[Measurement]:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [
+        Measurement("size", "bytes", (sum(f.stat().st_size for f in files),)),
+        Measurement("size_gzip", "bytes", (sum(_gzipped(f) for f in files),)),
+    ]
 
 
 def _gzipped(path: Path) -> int:

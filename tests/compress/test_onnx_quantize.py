@@ -141,7 +141,7 @@ def test_a_file_below_its_goal_gets_wider_types_where_the_error_begins(tmp_path)
 
 
 def rounded(file, path, tensor, low, high):
-    """A float file with a tensor rounded to 256 steps between `low` and `high`, as QAT leaves it."""
+    """A float file with a tensor rounded to 256 steps from `low` to `high`, as QAT leaves it."""
     model = onnx.load(file)
     scale = (high - low) / 255
     values = {"s": np.float32(scale), "z": np.uint8(round(-low / scale))}
