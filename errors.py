@@ -7,6 +7,8 @@
     ├── DataError             4    the data do not fit the model
     ├── MissingExtra          5    an optional package is not installed
     ├── OutputError           6    the output folder cannot be written
+    │   └── StoreError        6    a store of published artifacts cannot be read or written
+    │       └── Dropped       6    a transfer broke off; what has arrived is kept (transfer.py)
     ├── TargetError           7    a target failed; the other targets were finished
     │   └── ChildDied         7    the process that made it was killed (child.py)
     ├── QualityError          8    an artifact is worse than the user allows
@@ -58,6 +60,10 @@ class MissingExtra(TfcompressError):
 
 class OutputError(TfcompressError):
     exit_code = 6
+
+
+class StoreError(OutputError):
+    pass
 
 
 class TargetError(TfcompressError):

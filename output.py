@@ -69,10 +69,7 @@ def write(folder: Path, fill: Callable[[Path], None], manifest: dict) -> None:
             for p in files
         }
         store.write_json(work / MANIFEST, manifest | {"files": listed})
-        umask = os.umask(0)
-        os.umask(umask)
-        work.chmod(0o777 & ~umask)
-        _swap(work, folder)
+        place(work, folder)
     except OSError as error:
         raise OutputError(
             f"cannot write {folder}: {error.strerror or error}",
@@ -82,7 +79,11 @@ def write(folder: Path, fill: Callable[[Path], None], manifest: dict) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _swap(new: Path, folder: Path) -> None:
+def place(new: Path, folder: Path) -> None:
+    """Put the finished temporary folder `new` where `folder` is, or was not yet."""
+    umask = os.umask(0)
+    os.umask(umask)
+    new.chmod(0o777 & ~umask)
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         os.rename(folder, old)  # replaces the empty folder `old`
