@@ -26,9 +26,26 @@ if ! cmp -s requirements.lock .venv/installed.lock; then
     cp requirements.lock .venv/installed.lock
 fi
 
+# Programs that some tests run for real: a browser, npm, an SSH server, a registry. Without one of
+# them its tests are skipped and say so.
+programs() {
+    missing=""
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
+    command -v npm >/dev/null || missing="$missing npm"
+    [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
+    command -v docker-registry >/dev/null || missing="$missing docker-registry"
+    [ -z "$missing" ] && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing$missing" >&2
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
+    else
+        echo "not installed, and their tests are skipped:$missing (Debian: apt-get install$missing)" >&2
+    fi
+}
+
 case "${1:-}" in
     demo) shift; exec .venv/bin/tfcompress shrink examples/digits.keras --data examples/digits.npz \
         --target tflite-int8 --target tflite-float16 --target tflite-float32 "$@" ;;
-    test) shift; exec .venv/bin/python -m pytest "$@" ;;
+    test) shift; programs || true; exec .venv/bin/python -m pytest "$@" ;;
     *) echo "usage: sh try.sh demo | test [--slow]" >&2; exit 2 ;;
 esac
