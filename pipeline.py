@@ -184,16 +184,16 @@ def _targets(options: Options) -> list[Target]:
 
 def check(options: Options, chosen: list[Target]) -> None:
     """What can be found wrong before anything is loaded."""
+    if options.chosen_recipe() and options.data is None:
+        raise DataError(
+            "training needs data",
+            "give --data; labels are not needed: without them the original model is the teacher",
+        )
     needy = [t.name for t in chosen if t.needs_data]
     if options.data is None and needy:
         raise DataError(
             f"{', '.join(needy)} needs representative data",
             "give --data FILE.npz (or a folder of images; random for a footprint only)",
-        )
-    if options.chosen_recipe() and options.data is None:
-        raise DataError(
-            "training needs data",
-            "give --data; labels are not needed: without them the original model is the teacher",
         )
     for spec in filter(None, (options.data, options.eval_data)):
         data.check_spec(spec)

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import data
 from .artifact import Measurement, TensorSpec
 from .child import Progress
-from .errors import DataError, MissingExtra, TargetError, TfcompressError
+from .errors import DataError, TargetError, TfcompressError
 
 state: dict = {}
 LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off by a whole step
@@ -249,11 +249,15 @@ def _learned_onnx(done, out: Path, opset, batch, skip: list[str], progress: Prog
     try:
         to_onnx(done.qat_model, path, inputs=loaded.inputs, outputs=loaded.outputs, opset=opset,
                 batch=batch, progress=progress, lower=lower, skip=skip, check=_learned_check(done))
-    except (TargetError, MissingExtra) as error:
-        done.notes.append(f"ONNX: the learned ranges are calibrated instead: {error.message}")
+    except Exception as error:
+        done.notes.append(f"ONNX: the learned ranges are calibrated instead: {_said(error)}")
         return
     content, _ = onnx_learned.strip(path.read_bytes())
     path.with_name(path.name.replace("learned", "float")).write_bytes(content)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(getattr(error, "message", error)).split())[:200]
 
 
 def _learned_check(done) -> tuple[list, list]:
@@ -290,8 +294,8 @@ def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -
             check=_learned_check(done),
             faithful=LEARNED_DB,
         )
-    except TargetError as error:
-        done.notes.append(f"the learned ranges are calibrated instead: {error.message}")
+    except Exception as error:  # converter and model raise whatever they like
+        done.notes.append(f"the learned ranges are calibrated instead: {_said(error)}")
         return None
     content, _ = learned.strip((out / "learned.tflite").read_bytes())
     (out / "float.tflite").write_bytes(content)

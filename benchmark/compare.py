@@ -35,6 +35,7 @@ WORTH_SECONDS = 4.0  # of work; below it, sharing costs more than it saves
 COLLAPSE_SNR_DB = 10.0
 COLLAPSE_AGREEMENT = 0.8
 COLLAPSE_DROP = 0.05
+RUINED_SHARE, RUINED_ERROR = 0.3, 3.0  # of a metric, absolute; of an error, relative
 
 
 def run(payload: dict, progress) -> dict:
@@ -423,7 +424,10 @@ def _collapse(outputs: list[metrics.Fidelity], names: list[str], shares: dict[in
             if task and task["drop"] is not None and task["drop"] > COLLAPSE_DROP else \
             [f"output {names[i]} decides as the source model does on {100 * s:.0f} % of the samples"
              for i, s in shares.items() if s < COLLAPSE_AGREEMENT]
-        return [_finding("warning", f"training has cost much: {'; '.join(lost)}",
+        much = task and task["drop"] is not None and task["drop"] > (
+            RUINED_ERROR if task["metric"] in ("mae", "rmse") else RUINED_SHARE)
+        return [_finding("error" if much else "warning",
+                         f"training has {'ruined it' if much else 'cost much'}: {'; '.join(lost)}",
                          "prune or cluster less, train longer (--epochs), or give more data")
                 ] if lost else []
     low = {i: s for i, s in shares.items() if s < COLLAPSE_AGREEMENT}

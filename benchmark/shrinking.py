@@ -104,7 +104,7 @@ def _clusters(report: Report, found: list[dict]) -> str:
     if not few or sum(t["values"] for t in few) < 0.5 * sum(t["values"] for t in found):
         return ""
     if len(few) == len(found):
-        return f"no kernel has more than {most} distinct values"
+        return f"no channel of a kernel has more than {most} distinct values"
     return f"{len(few)} of {len(found)} kernels have at most {most} distinct values"
 
 

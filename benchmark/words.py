@@ -41,8 +41,9 @@ ON_DATA = {"snr", "agreement", "cosine", "max_error", *HIGHER_IS_BETTER}
 CHANGE = re.compile("_(drop|rise)$")  # what a metric lost, measured on both models at once
 LEVELS = {"info": "·", "warning": "▲", "error": "✕"}
 # Findings that answer a question rather than report a fault, by their field `about`.
-ABOUT = {"storage": "Why the raw file is no smaller", "overhead": "What else is in the file",
-         "speed": "Why it is no faster", "widening": "What float16 does not do"}
+ABOUT = {"storage": "What zeros and shared values do to the file",
+         "overhead": "What else is in the file", "speed": "Why it is no faster",
+         "widening": "What float16 does not do"}
 COLUMNS = ("size", "size_gzip", "latency", "metric", "snr", "agreement", "peak_memory")
 RANDOM = "random data"
 # Fields of the source model's record that have a place of their own, or say nothing to a reader.

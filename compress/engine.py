@@ -179,6 +179,11 @@ class Engine:
         embeddings = getattr(stage, "embeddings", False)
         found, skipped = kernels.find(self.model, self._layers(stage), embeddings,
                                       getattr(stage, "depthwise", True))
+        if not found and stage.layers.strip() != "*" and \
+                not kernels.find(self.model, stage.layers, True)[0]:
+            names = ", ".join(x.name for x in self.model.layers[:8])
+            raise UsageError(f"{name}: layers = {stage.layers!r} takes no layer of the model",
+                             f"its layers are {names}")
         self.skipped += [{"stage": name} | s for s in skipped]
         self.mine = [self.forms.setdefault(id(k.variable), forms.Form(k)) for k in found]
         if isinstance(stage, recipe.Qat):

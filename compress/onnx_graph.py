@@ -270,7 +270,8 @@ def describe(path: str | Path) -> dict:
     Returns:
         `inputs` and `outputs` (`{"name", "shape", "dtype", "scale", "zero_point"}`, None where a
         dimension is free), `parameters`, `macs` (of one row, None where shapes are unknown),
-        `weights` (`{"dtypes": {dtype: bytes}, "zeros": share}`), `histogram` (operators), `opset`.
+        `weights` (`{"dtypes": {dtype: share of the values}, "zeros": share}`), `histogram`
+        (operators), `opset`.
     """
     from collections import Counter
 
@@ -286,11 +287,12 @@ def describe(path: str | Path) -> dict:
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
         packed = tensor.name.endswith("_int4")
-        kinds["int4" if packed else values.dtype.name] += values.nbytes
         if tensor.name in scales or values.ndim == 0 or not (
                 values.dtype.kind == "f" or values.dtype.itemsize == 1):
             continue
-        count += 2 * values.size if packed else values.size
+        size = 2 * values.size if packed else values.size
+        kinds["int4" if packed else values.dtype.name] += size
+        count += size
         zeros += 0 if packed else int(np.count_nonzero(values == 0))
 
     def end(value) -> dict:
@@ -304,7 +306,8 @@ def describe(path: str | Path) -> dict:
         "outputs": [end(v) for v in graph.output],
         "parameters": count,
         "macs": macs(model) or None,
-        "weights": {"dtypes": dict(kinds), "zeros": zeros / count if count else 0.0},
+        "weights": {"dtypes": {k: n / count for k, n in kinds.most_common()},
+                    "zeros": zeros / count if count else 0.0},
         "histogram": dict(Counter(n.op_type for n in graph.node)),
         "opset": next((o.version for o in model.opset_import if not o.domain), None),
     }

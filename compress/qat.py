@@ -108,24 +108,32 @@ class Ranges:
         return keras.tree.pack_sequence_as(results, flat)
 
     def calibrate(self, run: Callable[[list], list], batches: list[list]) -> None:
-        """Start each range from the mean of its extremes in the batches."""
+        """Start each range from the mean of its extremes in the batches.
+
+        Tensors that share a range count together: the extremes of a batch are those of all of them.
+        """
         import numpy as np
 
         seen: dict[int, list] = {}
+        now: dict[int, tuple[float, float]] = {}
 
         def see(number: int, tensor: Any) -> Any:
             array = tensor.numpy().astype("float64")
             array = array[np.isfinite(array)]
             if array.size:
-                seen.setdefault(number, []).append((array.min(), array.max()))
+                low, high = now.get(number, (np.inf, -np.inf))
+                now[number] = min(low, array.min()), max(high, array.max())
             return tensor
 
         for batch in batches:
+            now.clear()
             for i, tensor in enumerate(batch):
                 if ("input", i, 0) in self._index:
                     see(self._index["input", i, 0], tensor)
             with flow.listening(lambda op, nth, call, _: self._around(op, nth, call, see)):
                 run(batch)
+            for number, pair in now.items():
+                seen.setdefault(number, []).append(pair)
         for number, pairs in seen.items():
             low, high = np.mean(pairs, axis=0)
             self.low[number].assign(min(float(low), 0.0))
@@ -240,9 +248,12 @@ class FakeQuantized:
         return flow.flatten(self.model(*args, training=False, **kwargs))
 
     def run(self, tensors: list) -> list:
+        import tensorflow as tf
+
         self.ranges.constants = self.constants
         try:
             with self.ranges:
-                return self.plain(self.ranges.inputs(list(tensors)))
+                given = [tf.convert_to_tensor(t) for t in tensors]
+                return self.plain(self.ranges.inputs(given))
         finally:
             self.ranges.constants = None

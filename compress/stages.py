@@ -226,8 +226,8 @@ def check(stage: Stage | Training) -> None:
     if isinstance(stage, Prune):
         match = PATTERN.fullmatch(stage.pattern)
         if not match or (match[1] and int(match[1]) >= int(match[2])):
-            raise UsageError(f"prune: pattern {stage.pattern!r} is not known",
-                             "use unstructured, 2:4 (any n:m with n < m) or block1x4")
+            raise UsageError(f"prune: {stage.pattern!r} is neither a share nor a known pattern",
+                             "use a share such as 0.8; or unstructured, 2:4 (n:m, n < m), block1x4")
     if isinstance(stage, Training) and stage.augment is not None \
             and stage.augment not in AUGMENTS and not FUNCTION.fullmatch(stage.augment):
         raise UsageError(f"training: augment = {stage.augment!r} is not known",

@@ -151,6 +151,36 @@ def test_rounded_weights_are_a_grid_per_channel_and_gradients_pass(bits):
 
 
 @pytest.mark.slow
+def test_a_shared_range_starts_wide_enough_for_every_branch_and_integers_are_fed_beside_floats():
+    """Branches of different size once had their extremes averaged, which clipped the larger."""
+    import keras
+
+    from tfcompress.compress import load, qat, signature
+
+    keras.utils.set_random_seed(0)
+    number, index = keras.Input((6,), name="num"), keras.Input((5,), dtype="int32", name="cat")
+    flat = keras.layers.Flatten()(keras.layers.Embedding(10, 4)(index))
+    joined = keras.layers.Concatenate(name="join")([number, flat])
+    model = keras.Model([number, index], keras.layers.Dense(1)(joined))
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(0, 3, (64, 6)).astype("float32"), rng.integers(0, 10, (64, 5), "int32")]
+    _, pack = signature.inputs(model, "keras3")
+    ranges = qat.begin(model, pack, [[tf_tensor(r) for r in rows]], recipe.Qat(), [])
+    low, high = max(ranges.values(), key=lambda r: r[1] - r[0])
+    assert low <= rows[0].min() * 0.999 and high >= rows[0].max() * 0.999
+    made = qat.FakeQuantized(model, ranges, pack, {})
+    found = np.asarray(made.run(rows)[0])  # arrays, one of them of integers
+    wanted = np.asarray(load.call(load.describe(model, {}, []), rows)[0])
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def tf_tensor(array):
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(array)
+
+
+@pytest.mark.slow
 def test_joined_branches_share_a_range_and_average_pooling_has_none():
     import keras
     import tensorflow as tf
