@@ -72,7 +72,7 @@ def test_a_file_of_the_user_s_own(tmp_path):
     ('[[stages]]\nstage = "prune"\nsparsity = "much"', "is no float", "sparsity = 0.8"),
     ('[[stages]]\nstage = "prune"\nsparsity = 1.5', "out of range", "0.99"),
     ('[[stages]]\nstage = "prune"\nsparsity = nan', "out of range", "0.99"),
-    ('[[stages]]\nstage = "prune"\npattern = "4:2"', "pattern '4:2'", "2:4"),
+    ('[[stages]]\nstage = "prune"\npattern = "4:2"', "'4:2' is neither", "2:4"),
     ('[[stages]]\nstage = "prune"\nschedule = "linear"', "schedule", "polynomial"),
     ('[[stages]]\nstage = "cluster"\nclusters = 1', "out of range", "2"),
     ('[[stages]]\nstage = "cluster"\nclusters = true', "is no int", "16"),
