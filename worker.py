@@ -469,7 +469,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
     kinds = {t["name"]: t["quantization"] for t in payload["targets"]}
     for name, result in made["targets"].items():
         if "error" not in result:
-            if payload["int4"] and kinds[name] == "int8" and result["path"].endswith(".tflite"):
+            if payload.get("int4") and kinds[name] == "int8" and result["path"].endswith(".tflite"):
                 _pack(result)
             metadata.embed(
                 Path(result["path"]),
@@ -480,7 +480,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
             if result["path"].endswith(".tflite"):
                 from .compress import trim
 
-                trim.trim_file(result["path"], result["path"], names=not payload["trim"])
+                trim.trim_file(result["path"], result["path"], names=not payload.get("trim"))
     return made
 
 

@@ -9,7 +9,9 @@ point to it from many places, so equal ones are written once.
 from __future__ import annotations
 
 import functools
+import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,18 @@ def trim(content: bytes, names: bool = False) -> bytes:
     _share(model)
     builder = _builder_class()(len(content) + 65_536)
     builder.Finish(model.Pack(builder), file_identifier=tflite.IDENTIFIER)
-    return bytes(builder.Output())
+    return _with_files_of(content, bytes(builder.Output()))
+
+
+def _with_files_of(content: bytes, made: bytes) -> bytes:
+    """`made` with the files (labels, say) that stand as a zip archive behind the model."""
+    source, target = io.BytesIO(content), io.BytesIO(made)
+    if not zipfile.is_zipfile(source):
+        return made
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "a") as new:
+        for info in old.infolist():
+            new.writestr(zipfile.ZipInfo(info.filename), old.read(info))
+    return target.getvalue()
 
 
 def trim_file(source: str | Path, path: str | Path, names: bool = False) -> tuple[int, int]:

@@ -198,6 +198,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(examples, tmp_path, numbe
         text=True,
         env=os.environ | env,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for "&"
     )
     time.sleep(4)
     process.send_signal(number)

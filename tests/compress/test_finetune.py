@@ -135,7 +135,7 @@ def test_without_labels_the_original_is_teacher_enough(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["op_argmin", "op_one_hot", "op_map_coordinates"])
+@pytest.mark.parametrize("name", ["op_argmin", "op_map_coordinates"])
 def test_outputs_without_a_gradient_are_not_trained_towards(tmp_path, name):
     import zoo
 

@@ -98,6 +98,7 @@ def test_the_outline_counts_each_weight_once_and_names_what_training_alone_needs
 
     from tfcompress.compress import load
 
+    keras.utils.clear_session()  # layers are numbered anew
     layers = keras.layers
     x = keras.Input((10, 8))
     y = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(layers.Dropout(0.1)(x))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from smallfiles import images, outputs, residual
 
 from tfcompress import tflite
@@ -92,3 +93,16 @@ def test_a_file_into_itself(file, tmp_path):
 def test_what_is_no_tflite_file_is_refused():
     with pytest.raises(ModelError):
         trim.trim(b"PK\3\4 not this")
+
+
+def test_files_behind_the_model_stay(tmp_path):
+    import zipfile
+
+    path = tmp_path / "m.tflite"
+    path.write_bytes((ROOT / "tests" / "data" / "digits_int8.tflite").read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.txt", "zero\none\n")
+    trim.trim_file(path, path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt") == b"zero\none\n"
+    assert path.read_bytes()[4:8] == b"TFL3"
