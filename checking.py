@@ -20,7 +20,7 @@ from .benchmark import gate, gate_formats, gate_limits, growth, latency
 from .benchmark import report as reports
 from .benchmark.gate import Check
 from .benchmark.gate_limits import MEASURES, Config
-from .errors import OutputError, QualityError, TfcompressError, UsageError
+from .errors import OutputError, QualityError, TfcompressError, UsageError, meant
 
 VERSION = 1
 RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}  # of files that no target's report names
@@ -147,7 +147,7 @@ def candidates(config: Config) -> list[Candidate]:
     for target in (*config.only, *config.targets):
         if target not in known:
             raise UsageError(f"{config.file}: there is no artifact of {target!r}",
-                             gate_limits.meant(target, known))
+                             meant(target, known))
     if not found:
         raise UsageError(f"{config.file}: nothing to check", "name a folder with artifacts")
     return list(found.values())

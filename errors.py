@@ -19,6 +19,9 @@ Exit code 0 means that everything asked for is there; 1 is a defect of tfcompres
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TfcompressError(Exception):
     """What is wrong (`message`) and what the user can do about it (`hint`), one line each."""
@@ -88,3 +91,21 @@ def from_dict(record: dict) -> TfcompressError:
 
 def _tree(kind: type) -> list[type]:
     return [kind, *(sub for child in kind.__subclasses__() for sub in _tree(child))]
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """A hint: the known name that is nearest, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def known_keys(values: dict, known: Iterable[str], where: str) -> None:
+    """Refuse keys of a user's table that are not known.
+
+    Raises:
+        UsageError: The first of them, with what was probably meant.
+    """
+    for key in values:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}", meant(key, known))

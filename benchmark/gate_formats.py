@@ -16,10 +16,10 @@ from urllib.parse import quote
 from xml.etree import ElementTree as xml
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import UsageError, meant
 from . import growth, words
 from .gate import FAILED, INCONCLUSIVE, PASSED, SKIPPED, Check, show
-from .gate_limits import MEASURES, meant
+from .gate_limits import MEASURES
 
 MARKS = {PASSED: "✓", FAILED: "✕", INCONCLUSIVE: "?", SKIPPED: "–"}
 COLORS = {PASSED: "32", FAILED: "1;31", INCONCLUSIVE: "33", SKIPPED: "2"}

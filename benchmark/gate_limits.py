@@ -15,7 +15,6 @@ The same tables in `pyproject.toml` are called `[tool.tfcompress.check]`. Standa
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, known_keys, meant
 
 FILE = "tfcompress.toml"
 BASELINE_FILE = "tfcompress-baseline.json"
@@ -182,7 +181,7 @@ def from_dict(record: dict, file: Path, where: str = "[check]") -> Config:
     """
     known = ("artifacts", "baseline", "baseline_file", "only", "require", "seconds", "rounds",
              "limits", "targets")
-    _known_keys(record, known, where)
+    known_keys(record, known, where)
     paths = {k: _path(record, k, file, where) for k in ("artifacts", "baseline", "baseline_file")}
     lists = {k: _names(record, k, where) for k in ("only", "require")}
     for name in lists["require"]:
@@ -251,7 +250,7 @@ def _parsed(key: str, text: str, where: str) -> Limit | None:
 
 
 def _limits(table: dict, where: str) -> dict[str, Limit | None]:
-    _known_keys(table, MEASURES, where)
+    known_keys(table, MEASURES, where)
     return {key: limit(key, value, where) for key, value in table.items()}
 
 
@@ -259,7 +258,7 @@ def _place(name: str, table: Any, file: Path, where: str) -> Place:
     where = f"{where} targets.{name}"
     if not isinstance(table, dict):
         raise UsageError(f"{where} is not a table", f"write [check.targets.{name}]")
-    _known_keys(table, ("artifact", "baseline", *MEASURES), where)
+    known_keys(table, ("artifact", "baseline", *MEASURES), where)
     limits = {k: v for k, v in table.items() if k in MEASURES}
     return Place(_path(table, "artifact", file, where), _path(table, "baseline", file, where),
                  _limits(limits, where))
@@ -299,15 +298,3 @@ def _read(path: Path) -> dict:
         raise UsageError(f"cannot read {path}: {error}", "give a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}", "correct that line") from None
-
-
-def _known_keys(values: dict, known: Any, where: str) -> None:
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}", meant(key, known))
-
-
-def meant(name: str, known: Any) -> str:
-    """A hint: the known name that is nearest, or all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import words
+from .report import finite
 
 NAMES = {"prune": "pruned", "weights": "weights", "activations": "activations"}
 RUNS = {"yes": ("●", "every operation runs as the target asks"),
@@ -83,15 +84,8 @@ def assemble(layers: list[dict], told: dict, info: dict) -> dict:
 
 def to_dict(found: Inspection) -> dict:
     """JSON values, infinite decibels as `"inf"` and `"-inf"`, with the advice in words."""
-    return _finite(dataclasses.asdict(found) | {"advice": advice(found), "recipe": recipe(found)})
+    return finite(dataclasses.asdict(found) | {"advice": advice(found), "recipe": recipe(found)})
 
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(found: Inspection, folder: Path) -> None:

@@ -36,7 +36,7 @@ def write(report: Report, folder: str | Path) -> None:
     """
     folder = Path(folder)
     try:
-        record = json.dumps(_finite(report.to_dict()), indent=1, ensure_ascii=False, default=str)
+        record = json.dumps(finite(report.to_dict()), indent=1, ensure_ascii=False, default=str)
         for name, text in (("report.json", record + "\n"), ("report.md", markdown(report)),
                            ("report.html", html(report))):
             (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
@@ -45,12 +45,12 @@ def write(report: Report, folder: str | Path) -> None:
                           "check the folder and its free space") from error
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
     """JSON has no infinity and no NaN: they are written as `"inf"`, `"-inf"` and `"nan"`."""
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

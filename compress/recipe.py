@@ -17,7 +17,6 @@ Standard library only.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import tomllib
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, known_keys, meant
 from .stages import (
     MEASURES,
     PATTERN,
@@ -130,7 +129,7 @@ def _structured_of(text: str) -> Structured:
                          "for example 0.5, or 0.5 of macs")
     measure = (found[3] or "parameters").lower()
     if measure not in MEASURES:
-        raise UsageError(f"{text!r}: a model has no {measure}", _meant(measure, MEASURES))
+        raise UsageError(f"{text!r}: a model has no {measure}", meant(measure, MEASURES))
     return Structured(to=float(found[1]) / (100 if found[2] else 1), of=measure)
 
 
@@ -151,7 +150,7 @@ def from_toml(name: str | Path) -> Recipe:
     if path.suffix != ".toml":
         path = FOLDER / f"{name}.toml"
         if str(name) not in names():
-            raise UsageError(f"unknown recipe {str(name)!r}", _meant(str(name), names()))
+            raise UsageError(f"unknown recipe {str(name)!r}", meant(str(name), names()))
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -169,7 +168,7 @@ def from_dict(record: dict, where: str = "recipe") -> Recipe:
     Raises:
         UsageError: An unknown key, a missing one, or a value that cannot be.
     """
-    _known_keys(record, ("summary", "stages", "training"), where)
+    known_keys(record, ("summary", "stages", "training"), where)
     found = record.get("stages")
     if not isinstance(found, (list, tuple)) or not all(isinstance(s, dict) for s in found):
         raise UsageError(f"{where}: stages are missing", 'add [[stages]] with stage = "prune"')
@@ -177,7 +176,7 @@ def from_dict(record: dict, where: str = "recipe") -> Recipe:
     for number, one in enumerate(found, 1):
         kind = one.get("stage")
         if kind not in STAGES:
-            raise UsageError(f"{where}: stage {number} is {kind!r}", _meant(str(kind), STAGES))
+            raise UsageError(f"{where}: stage {number} is {kind!r}", meant(str(kind), STAGES))
         values = {k: v for k, v in one.items() if k != "stage"}
         stages.append(_make(STAGES[kind], values, f"{where}, stage {kind}"))
     training = record.get("training", {})
@@ -189,7 +188,7 @@ def from_dict(record: dict, where: str = "recipe") -> Recipe:
 def _make(kind: type, values: dict, where: str) -> Any:
     """A dataclass of a table, each key known and each value of the field's type."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    _known_keys(values, fields, where)
+    known_keys(values, fields, where)
     for key, value in values.items():
         allowed = str(fields[key].type)
         if not _fits(value, allowed):
@@ -208,14 +207,3 @@ def _fits(value: Any, allowed: str) -> bool:
     if isinstance(value, int):
         return "int" in names_allowed or "float" in names_allowed
     return type(value).__name__ in names_allowed
-
-
-def _known_keys(values: dict, known: Any, where: str) -> None:
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}", _meant(key, known))
-
-
-def _meant(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
