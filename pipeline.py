@@ -25,7 +25,7 @@ from .artifact import Artifact, Measurement, Report, Row
 from .benchmark import environment, latency, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
 from .child import Child
-from .compress import scan
+from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
 from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
@@ -330,7 +330,7 @@ class _Run:
         quantizing = macs = None
         if tflite:
             quantizer = self.steps.child("quantization")
-            pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.quantize"]})
+            pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.tflite.quantize"]})
         eight_bit = tuple(t.name for t in self.targets if t.quantization == "int8")
         made = Made(self.source.info, self.source.sampled(), eight_bit)
         sampled = made.sampled

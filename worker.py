@@ -32,7 +32,7 @@ def open_source(payload: dict, progress: Progress) -> dict:
     """Load the model and say what it is."""
     progress(None, "loading TensorFlow")
     _import_keras()
-    from .compress import load
+    from .compress.models import load
 
     progress(None, "reading the model")
     loaded = load.open_model(
@@ -153,7 +153,7 @@ def time_source(payload: dict, progress: Progress) -> dict:
     """Latency of the source model on one sample, in TensorFlow, as it is before anything else."""
     import numpy as np
 
-    from .compress import load
+    from .compress.models import load
 
     progress(None, "timing the source model")
     one = [np.asarray(a[:1]) for a in open_samples(payload["samples"])]
@@ -197,12 +197,12 @@ def reference(payload: dict, progress: Progress) -> dict:
 
 def train(payload: dict, progress: Progress) -> dict:
     """The source model, trained by the recipe: `model.keras`, and its float file after QAT."""
-    from .compress import recipe
+    from .compress.training import recipe
 
     if payload["backend"] == "tfmot":
-        from .compress import tfmot as engine
+        from .compress.training import tfmot as engine
     else:
-        from .compress import finetune as engine
+        from .compress.training import finetune as engine
     out = Path(payload["out"])
     done = engine.run(
         state["loaded"],
@@ -241,7 +241,8 @@ def learned_onnx(opset: int | None, batch: int | None) -> str:
 
 def _learned_onnx(done, out: Path, opset, batch, skip: list[str], progress: Progress) -> None:
     """The same as `_with_learned_ranges` in ONNX."""
-    from .compress import lower, onnx_learned
+    from .compress import lower
+    from .compress.onnx import learned as onnx_learned
     from .export.onnx import to_onnx
 
     loaded = state["loaded"]
@@ -278,7 +279,8 @@ def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -
     if done.qat_model is None:
         return None
     from . import tflite
-    from .compress import learned, lower
+    from .compress import lower
+    from .compress.tflite import learned
     from .export.tflite import to_tflite
 
     loaded = state["loaded"]
@@ -308,7 +310,7 @@ def _model(payload: dict):
     if not path:
         return state["loaded"]
     if state.get("trained", ("",))[0] != path:
-        from .compress import load
+        from .compress.models import load
 
         made = load.open_model(path, **state["how"])
         source = state["loaded"]
@@ -319,7 +321,7 @@ def _model(payload: dict):
 
 def run_model(arrays: list, loaded=None) -> list:
     """A model on the user's data; what TensorFlow rejects is an error in the data."""
-    from .compress import load
+    from .compress.models import load
 
     loaded = loaded or state["loaded"]
     try:
@@ -371,7 +373,8 @@ def convert(payload: dict, progress: Progress) -> dict:
 
 def convert_onnx(payload: dict, progress: Progress) -> dict:
     """The model as a float32 .onnx file, in the same way."""
-    from .compress import lower, onnx_graph
+    from .compress import lower
+    from .compress.onnx import graph as onnx_graph
     from .export.onnx import to_onnx
 
     loaded = _model(payload)
@@ -459,10 +462,10 @@ def warm(payload: dict, progress: Progress) -> dict:
 def quantize(payload: dict, progress: Progress) -> dict:
     """One float file to one file per target, each with its metadata."""
     if Path(payload["float"]).suffix == ".onnx":
-        from .compress import onnx_quantize as quantizer
+        from .compress.onnx import quantize as quantizer
         from .export import onnx_metadata as metadata
     else:
-        from .compress import quantize as quantizer
+        from .compress.tflite import quantize as quantizer
         from .export import metadata
 
     made = quantizer.run(payload, progress)
@@ -478,7 +481,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
                 provenance=payload["provenance"] | {"target": name},
             )
             if result["path"].endswith(".tflite"):
-                from .compress import trim
+                from .compress.tflite import trim
 
                 trim.trim_file(result["path"], result["path"], names=not payload.get("trim"))
     return made
@@ -486,7 +489,7 @@ def quantize(payload: dict, progress: Progress) -> dict:
 
 def adopt(payload: dict, progress: Progress) -> dict:
     """A finished .tflite as a target's file, with its metadata."""
-    from .compress import trim
+    from .compress.tflite import trim
     from .export import metadata
 
     shutil.copyfile(payload["from"], payload["path"])
@@ -498,7 +501,7 @@ def adopt(payload: dict, progress: Progress) -> dict:
 
 def _pack(result: dict) -> None:
     """Weights that were trained to 15 levels as int4."""
-    from .compress import int4
+    from .compress.tflite import int4
 
     path = Path(result["path"])
     content, names = int4.pack(path.read_bytes())
@@ -513,7 +516,7 @@ def describe(payload: dict, progress: Progress) -> dict:
     io: dict = {}
     if path.suffix in (".tflite", ".onnx"):
         if path.suffix == ".onnx":
-            from .compress import onnx_graph as files
+            from .compress.onnx import graph as files
         else:
             from . import tflite as files
 
@@ -570,7 +573,7 @@ def register(payload: dict, progress: Progress) -> dict:
     """Make the user's own layers known to Keras in this process."""
     import keras
 
-    from .compress import load
+    from .compress.models import load
 
     keras.saving.get_custom_objects().update(load.gather_objects(payload["modules"]))
     return {}
@@ -582,7 +585,7 @@ def save_model(model, folder: Path) -> tuple[Path, tuple[str, ...]]:
     A model whose classes live in a notebook cannot be rebuilt by another process: it becomes a
     SavedModel, which needs no classes.
     """
-    from .compress import load, signature
+    from .compress.models import load, signature
 
     if not signature.is_keras3(model):
         path = folder / "model.keras"

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from tfcompress import cli, steps
-from tfcompress.compress import recipe
+from tfcompress.compress.training import recipe
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
@@ -106,7 +106,7 @@ def test_the_files_that_the_architecture_names_are_there():
         for span in SPAN.findall(line) if line.startswith("| `") else ():
             if re.fullmatch(r"[\w/]+(\.py|/)", span):
                 if re.match(r"(compress|export|benchmark|docs|tests|targets)/", span):
-                    folder = span.split("/")[0] + "/"
+                    folder = span.rpartition("/")[0] + "/"
                 found.append(span if "/" in span.rstrip("/") else folder + span)
     assert len(found) > 100
     assert not [path for path in found if not (ROOT / path).exists()]

@@ -49,7 +49,8 @@ def test_finish_keeps_inputs_that_nothing_reads():
 
 @pytest.fixture(scope="module")
 def convert(tmp_path_factory):
-    from tfcompress.compress import load, lower
+    from tfcompress.compress import lower
+    from tfcompress.compress.models import load
     from tfcompress.export.onnx import to_onnx
 
     def run(model, **options):

@@ -25,7 +25,7 @@ BATCH = 4
 
 
 def recipes() -> dict:
-    from tfcompress.compress import recipe
+    from tfcompress.compress.training import recipe
 
     training = recipe.Training(epochs=1, batch_size=BATCH, validation=0.0)
     stages = {"prune": recipe.Prune(sparsity=0.5, schedule="constant"),
@@ -61,7 +61,8 @@ def one(name: str, make, backend: str) -> dict:
     import numpy as np
     import zoo
 
-    from tfcompress.compress import finetune, load, tfmot
+    from tfcompress.compress.models import load
+    from tfcompress.compress.training import finetune, tfmot
     from tfcompress.errors import TfcompressError
 
     run, told = {"native": finetune.run, "tfmot": tfmot.run}[backend], {}
