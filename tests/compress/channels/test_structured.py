@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfcompress.compress.channels.groups import structured
+from tfcompress.compress.channels import structured
 from tfcompress.compress.training.recipe import Structured
 
 pytestmark = pytest.mark.slow
