@@ -119,7 +119,8 @@ DIGEST = """
 import hashlib, sys, tempfile
 sys.path.insert(0, {tests!r})
 import zoo
-from tfcompress.compress import load, lower
+from tfcompress.compress import lower
+from tfcompress.compress.models import load
 from tfcompress.export.onnx import to_onnx
 for name in {order}:
     model = zoo.build(name, zoo.models()[name])
