@@ -266,7 +266,7 @@ def _learned_check(done) -> tuple[list, list]:
     import numpy as np
 
     rows = done.qat_model.ranges.samples[:4]
-    wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
+    wanted = [[np.asarray(r) for r in done.qat_model(row)] for row in rows]
     return tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
 
 
