@@ -51,6 +51,7 @@ class Quantization:
                 "normalize": self.run.options.normalize,
                 "seed": self.run.options.seed,
                 "trim": self.run.options.trim,
+                "sparse": self.run.options.sparse,
                 "int4": self.int4,
             }
             try:
@@ -132,6 +133,7 @@ class Quantization:
         return {
             "labels": labels,
             "trim": self.run.options.trim,
+            "sparse": self.run.options.sparse,
             "normalization": mean_std and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
             "provenance": {
                 "source_sha256": self.run.model_digest,

@@ -469,18 +469,23 @@ def quantize(payload: dict, progress: Progress) -> dict:
         from .export import metadata
 
     made = quantizer.run(payload, progress)
-    kinds = {t["name"]: t["quantization"] for t in payload["targets"]}
+    asked = {t["name"]: t for t in payload["targets"]}
     for name, result in made["targets"].items():
         if "error" not in result:
-            if payload.get("int4") and kinds[name] == "int8" and result["path"].endswith(".tflite"):
-                _pack(result)
+            target = asked[name]
+            if target["format"] == "tflite":
+                if payload.get("int4") and target["quantization"] == "int8":
+                    _pack(result)
+                if payload.get("sparse") and target["runtime"] == "litert" \
+                        and not target["compiler"]:
+                    result["notes"].append(_leave_zeros_out(result["path"]))
             metadata.embed(
                 Path(result["path"]),
                 labels=payload["labels"],
                 normalization=payload["normalization"],
                 provenance=payload["provenance"] | {"target": name},
             )
-            if result["path"].endswith(".tflite"):
+            if target["format"] == "tflite":
                 from .compress.tflite import trim
 
                 trim.trim_file(result["path"], result["path"], names=not payload.get("trim"))
@@ -493,10 +498,22 @@ def adopt(payload: dict, progress: Progress) -> dict:
     from .export import metadata
 
     shutil.copyfile(payload["from"], payload["path"])
+    notes = ["made by the training backend's own converter"]
+    if payload["sparse"]:
+        notes.append(_leave_zeros_out(payload["path"]))
     keys = ("labels", "normalization", "provenance")
     metadata.embed(Path(payload["path"]), **{k: payload[k] for k in keys})
     trim.trim_file(payload["path"], payload["path"], names=not payload["trim"])
-    return {"fallbacks": [], "notes": ["made by the training backend's own converter"]}
+    return {"fallbacks": [], "notes": notes}
+
+
+def _leave_zeros_out(path: str) -> str:
+    """The file with sparse weights where that is smaller and computes the same; what was done."""
+    from .compress.tflite import sparse
+
+    content, said = sparse.proven(Path(path).read_bytes())
+    Path(path).write_bytes(content)
+    return said
 
 
 def _pack(result: dict) -> None:
