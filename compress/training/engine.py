@@ -191,6 +191,7 @@ class Engine:
         elif again:
             return
         elif isinstance(stage, recipe.Prune):
+            prune.shares(self.model, stage)
             for form in self.mine:
                 form.set_mask(self._ones(form))
         else:
@@ -337,20 +338,15 @@ class Engine:
     def _pruner(self, stage: recipe.Stage, before: int, steps: int) -> Any:
         import keras
 
-        engine = self
+        mine = self.mine
+        own = prune.shares(self.model, stage) if isinstance(stage, recipe.Prune) else {}
 
         class Pruner(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
                 if isinstance(stage, recipe.Prune) and prune.masks_at(stage, before + batch, steps):
-                    engine._set_masks(stage, before + batch, steps)
+                    prune.grow(mine, stage, own, before + batch, steps)
 
         return Pruner()
-
-    def _set_masks(self, stage: recipe.Prune, step: int, steps: int) -> None:
-        share = prune.sparsity_at(stage, step, steps)
-        for form in self.mine:
-            form.set_mask(prune.mask(form.kernel, form.kernel.variable.numpy(), stage.pattern,
-                                     share))
 
     def _eligible(self, stage: recipe.Stage, epoch: int, epochs: int) -> bool:
         """Whether an epoch's weights may be the best: not while sparsity still grows."""
