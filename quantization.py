@@ -72,7 +72,7 @@ class Quantization:
         file = place / f"{target.name}{self.suffix}"
         if self.ready and target.quantization == "int8":
             told = {"from": str(self.ready), "path": str(file)} | self._about(target, labels)
-            made = self.child.call("worker:adopt", told)
+            made = self.child.call("filing:adopt", told)
             return made | {"digest_out": store.file_digest(file)}
         while target.name not in self._results:
             if target.name in self.failed:
@@ -103,7 +103,7 @@ class Quantization:
 
         try:
             self._results |= self.child.call(
-                "worker:quantize",
+                "filing:quantize",
                 {
                     "float": str(float_file),
                     "samples": samples and str(samples),
