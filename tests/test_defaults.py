@@ -142,6 +142,16 @@ def test_errors_name_the_table_of_pyproject(tmp_path):
         parsed(tmp_path, "[tool.tfcompress.shrink]\nsample = 1\n", "shrink m", "pyproject.toml")
 
 
+def test_the_documented_defaults_are_valid(tmp_path):
+    page = (ROOT / "docs/terminal.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    assert parsed(tmp_path, text, "shrink")[0].model == "model.keras"
+    assert parsed(tmp_path, text, "inspect")[0].targets == ["tflite-int8"]
+    assert parsed(tmp_path, text, "benchmark a.tflite")[0].device == ["local", "ssh://pi@board"]
+    for name in defaults.TYPED:
+        assert f"`{name}`" in page
+
+
 def test_the_folder_is_the_current_one(tmp_path, monkeypatch, capsys):
     (tmp_path / "tfcompress.toml").write_text('[shrink]\nmodel = "nowhere.keras"\n')
     (tmp_path / "below").mkdir()
