@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterable
 
-from . import __version__, terminal
-from .errors import UsageError, meant
+from . import __version__
+from .parsing import Parser, examples, lines
 
 SHELLS = ("bash", "zsh", "fish")
 WITH_DEFAULTS = ("shrink", "inspect", "benchmark")  # commands whose options a file may hold
@@ -29,61 +27,6 @@ START = (
     "tfcompress inspect model.keras --target tflite-int8",
     "tfcompress targets",
 )
-NOT_OPTIONS = re.compile(r"-\d.*")  # `--normalize -1..1`: a value, although it begins with a dash
-
-
-class _Help(argparse.HelpFormatter):
-    """Wraps each paragraph; one that has lines of its own keeps them."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30, width=min(100, terminal.width()) - 2)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return "\n\n".join(part if "\n" in part else fill(part, width, indent)
-                           for part in text.split("\n\n"))
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are `UsageError`s that say what was probably meant."""
-
-    def __init__(self, **more):
-        super().__init__(**{"formatter_class": _Help, "allow_abbrev": False} | more)
-        self._negative_number_matcher = NOT_OPTIONS
-
-    def error(self, message: str):
-        raise UsageError(message, f"see {self.prog} --help")
-
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            what = "/".join(action.option_strings) or (action.metavar or action.dest).lower()
-            raise UsageError(f"unknown {what} {value!r}", meant(str(value), action.choices))
-
-    def parse_args(self, args=None, namespace=None):
-        """As argparse's, but of an option that is not known it says which one is meant."""
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            command = self.commands().get(getattr(found, "command_name", None), self)
-            word = next((u for u in unknown if u.startswith("-")), unknown[0])
-            if not word.startswith("-"):
-                raise UsageError(f"one argument too many: {word!r}", f"see {command.prog} --help")
-            name = word.partition("=")[0]
-            known = [o for o in command._option_string_actions if o.startswith("--")]
-            raise UsageError(f"{command.prog} has no option {name}", meant(
-                name, known, f"see {command.prog} --help"))
-        return found
-
-    def commands(self) -> dict[str, Parser]:
-        """The parser of each command, in the order in which the help lists them."""
-        return self._subparsers._group_actions[0].choices if self._subparsers else {}
-
-
-def _lines(title: str, lines: Iterable[str]) -> str:
-    return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
-
-
-def _examples(*lines: str) -> str:
-    return _lines("examples", (f"tfcompress {line}" for line in lines))
 
 
 def short() -> str:
@@ -91,17 +34,17 @@ def short() -> str:
     whole = parser()
     listed = whole._subparsers._group_actions[0]._choices_actions
     return "\n\n".join([
-        whole.description, _lines("commands", (f"{c.dest:<10}  {c.help}" for c in listed)),
-        _lines("begin with", START),
+        whole.description, lines("commands", (f"{c.dest:<10}  {c.help}" for c in listed)),
+        lines("begin with", START),
         "tfcompress COMMAND --help shows a command's options and examples."]) + "\n"
 
 
 def parser() -> Parser:
     """The whole command line; `command_name` of what it parses is the command."""
-    codes = _lines("exit codes", (f"{code:>3}  {text}" for code, text in EXIT_CODES.items()))
+    codes = lines("exit codes", (f"{code:>3}  {text}" for code, text in EXIT_CODES.items()))
     whole = Parser(
         prog="tfcompress",
-        epilog=_lines("examples", START) + "\n\n" + codes,
+        epilog=lines("examples", START) + "\n\n" + codes,
         description="One Keras model in, the smallest proven artifact for every target out.",
     )
     whole.add_argument("--version", action="version", version=f"tfcompress {__version__}")
@@ -117,7 +60,7 @@ def parser() -> Parser:
     shrink = commands.add_parser(
         "shrink",
         parents=[settled],
-        epilog=_examples(
+        epilog=examples(
             "shrink model.keras --target tflite-int8 --data samples.npz",
             "shrink model.keras --target tflite-int8 --target onnx-int8 --data photos/",
             "shrink old.h5 --target tflite-dynamic --output small/",
@@ -254,7 +197,7 @@ def parser() -> Parser:
         parents=[shared],
         help="list the targets",
         description="List the targets and what each is for.",
-        epilog=_examples("targets", "targets --json"),
+        epilog=examples("targets", "targets --json"),
     )
 
     report = commands.add_parser(
@@ -262,7 +205,7 @@ def parser() -> Parser:
         parents=[shared],
         help="show the report of an output folder",
         description="Show the report of an output folder.",
-        epilog=_examples("report model-tfcompress/", "report model-tfcompress/ --json"),
+        epilog=examples("report model-tfcompress/", "report model-tfcompress/ --json"),
     )
     report.add_argument("folder", help="what `tfcompress shrink` wrote")
     _add_inspect(commands, settled)
@@ -274,7 +217,7 @@ def parser() -> Parser:
         description="Fetch what browser targets need, pinned and checked, into the cache: "
         "LiteRT.js and TensorFlow.js by npm, and the converter of tensorflowjs by pip. Chromium or "
         "Chrome is taken from this machine.",
-        epilog=_examples("setup browser"),
+        epilog=examples("setup browser"),
     )
     setup.add_argument("kind", choices=["browser"], help="browser")
 
@@ -285,7 +228,7 @@ def parser() -> Parser:
         description="Measure a .tflite here, on a board over SSH, or on a phone, and check that it "
         "computes the same there. A board needs Python with NumPy and ai-edge-litert or "
         "tflite-runtime; nothing is installed on it.",
-        epilog=_examples(
+        epilog=examples(
             "benchmark model.tflite",
             "benchmark model.tflite --device ssh://pi@board --device local",
             "benchmark model.tflite --device ssh://board:2222 --data samples.npz"),
@@ -316,11 +259,11 @@ def parser() -> Parser:
         parents=[shared],
         help="print what makes a shell complete these words",
         description="Print a script that completes commands, options, targets and recipes.",
-        epilog=_examples(
+        epilog=examples(
             "completion bash > ~/.local/share/bash-completion/completions/tfcompress",
             "completion zsh > ~/.zfunc/_tfcompress     # a folder of $fpath",
             "completion fish > ~/.config/fish/completions/tfcompress.fish")
-        + "\n\n" + _lines("for one shell only", ('eval "$(tfcompress completion bash)"',)),
+        + "\n\n" + lines("for one shell only", ('eval "$(tfcompress completion bash)"',)),
     )
     complete.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")
     return whole
@@ -330,11 +273,11 @@ def _add_inspect(commands, settled) -> None:
     inspect = commands.add_parser(
         "inspect",
         parents=[settled],
-        help="show a model's layers, what targets make of them, and how sensitive each is",
+        help="show layers, what targets make of them, how sensitive each is",
         description="Show a model's layers; with --target what each target cannot run, what is "
         "rewritten and what you could change; with --data how much each layer hurts when it alone "
         "is pruned or gets fewer bits. Nothing is trained and no artifact is made.",
-        epilog=_examples(
+        epilog=examples(
             "inspect model.keras",
             "inspect model.keras --target tflite-int8 --target edge-tpu",
             "inspect model.keras --data samples.npz"),
@@ -366,7 +309,7 @@ def _add_check(commands, shared) -> None:
         description="Hold the artifacts of an output folder against the limits in tfcompress.toml "
         "(or [tool.tfcompress.check] in pyproject.toml) and a committed baseline. Nothing is "
         "trained, and TensorFlow is not needed. A broken limit is exit code 8. See docs/check.md.",
-        epilog=_examples(
+        epilog=examples(
             "check --update", "check --why", "check --format github --format sarif=check.sarif"),
     )
     add = check.add_argument
@@ -385,7 +328,7 @@ def _add_diff(commands, shared) -> None:
         help="compare two .tflite files: operators, types, sizes, outputs",
         description="Compare two .tflite files: operators, types, sizes, each weight, and what "
         "they compute.",
-        epilog=_examples(
+        epilog=examples(
             "diff before.tflite after.tflite",
             "diff before.tflite after.tflite --data samples.npz --json"),
     )
@@ -407,7 +350,7 @@ def _add_store(commands, shared) -> None:
         **more,
         help="put an output folder into a store, as a version that never changes",
         description=f"Put an output folder into a store, as a version that never changes.{stores}",
-        epilog=_examples(
+        epilog=examples(
             "publish digits-tfcompress/ ./store/digits:1.0",
             "publish digits-tfcompress/ s3://models/digits --alias prod --sign key.pem",
             "publish digits-tfcompress/ oci://registry.example/team/digits:1.0"),
@@ -428,7 +371,7 @@ def _add_store(commands, shared) -> None:
         help="bring a published version, or one target of it, into a folder",
         description="Bring a published version, or some targets of it, into a folder. Every file "
         f"is checked against its SHA-256; an interrupted pull goes on where it stopped.{stores}",
-        epilog=_examples(
+        epilog=examples(
             "pull ./store/digits",
             "pull s3://models/digits@prod --target tflite-int8 -o app/model",
             "pull oci://registry.example/team/digits:1.0 --verify pub.pem"),
@@ -444,14 +387,14 @@ def _add_store(commands, shared) -> None:
     listing = commands.add_parser(
         "list", **more, help="list the names in a store, or the versions of a name",
         description=f"List the names in a store, or the versions of a name.{stores}",
-        epilog=_examples("list ./store", "list s3://models/digits --json"),
+        epilog=examples("list ./store", "list s3://models/digits --json"),
     )
     listing.add_argument("place", metavar="STORE[/name]", help="without a name, all names")
 
     alias = commands.add_parser(
         "alias", **more, help="let an alias stand for a published version",
         description=f"Let an alias stand for a published version from now on.{stores}",
-        epilog=_examples("alias ./store/digits:1.0 prod", "alias ./store/digits@staging prod"),
+        epilog=examples("alias ./store/digits:1.0 prod", "alias ./store/digits@staging prod"),
     )
     alias.add_argument("reference", metavar="STORE/name[:version|@alias]",
                        help="the version, or what another alias stands for now")

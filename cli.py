@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     debug, machine = "--debug" in argv, "--json" in argv
     signal.signal(signal.SIGTERM, _stop)
     try:
+        if argv[:1] == ["help"]:
+            argv = [*argv[1:2], "--help"]
         args, argv = defaults.parse(argv)
         if not args.command_name:
             print(arguments.short(), end="")

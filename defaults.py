@@ -20,8 +20,9 @@ import tomllib
 from pathlib import Path
 
 from . import arguments
-from .arguments import WITH_DEFAULTS, Parser
+from .arguments import WITH_DEFAULTS
 from .errors import UsageError, known_keys, meant
+from .parsing import Parser
 
 FILES = ("tfcompress.toml", "pyproject.toml")
 OTHER_TABLES = ("check",)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from gate_samples import shrunk
+from gate_samples import network, shrunk
 from storing import make_output
 
 from tfcompress import arguments, cli, errors
@@ -218,10 +218,10 @@ def test_an_interruption_is_two_lines_and_130(number, json_, tmp_path):
         assert len(err.splitlines()) == 2 and "interrupted" in err and not out
 
 
-def seen(*argv, **env):
-    """What a command writes on a terminal of its own: `(stdout and stderr)`."""
+def seen(*argv, stdout=None, **env):
+    """What a command writes on a terminal: stderr, and stdout where that is not given."""
     read, write = os.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "tfcompress", *argv], stdout=write,
+    process = subprocess.Popen([sys.executable, "-m", "tfcompress", *argv], stdout=stdout or write,
                                stderr=write, env=os.environ | {"TERM": "xterm"} | env)
     os.close(write)
     told = b""
@@ -246,6 +246,22 @@ def test_colour_is_for_terminals_that_want_it(tmp_path, monkeypatch):
     assert "\x1b[" not in seen(*argv, TERM="dumb") and "\x1b[" not in run(*argv).stdout
 
 
+def test_progress_goes_to_stderr_and_machines_get_none(tmp_path):
+    """A file measured against another, with stderr on a terminal and stdout in a file."""
+    for name, width in (("a", 8), ("b", 9)):
+        network(tmp_path / f"{name}.tflite", width)
+    (tmp_path / "tfcompress.toml").write_text(
+        "[check]\nseconds = 0.1\nrounds = 3\n[check.limits]\nbytes = false\nlatency = 50\n"
+        '[check.targets.t]\nartifact = "a.tflite"\nbaseline = "b.tflite"\n')
+    argv = ["check", "--config", str(tmp_path / "tfcompress.toml")]
+    for more, progress in (((), True), (("--json",), False)):
+        with open(tmp_path / "out", "w") as file:
+            told = seen(*argv, *more, stdout=file)
+        assert ("measure" in told) == progress and bool(told) == progress
+        written = (tmp_path / "out").read_text()
+        assert "latency" in written and "\x1b" not in written
+
+
 def test_an_output_that_is_somebody_elses_is_left_alone(model, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("x")
@@ -258,8 +274,16 @@ def test_without_a_command_short_help_is_shown(capsys):
     assert cli.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines if line.startswith("  ")} == {*COMMANDS, "tfcompress"}
+    assert max(map(len, lines)) <= 80
     assert len(lines) < 30 and lines[-1] == (
         "tfcompress COMMAND --help shows a command's options and examples.")
+
+
+@pytest.mark.parametrize("argv", [["help"], ["help", "shrink"]])
+def test_help_is_a_word_too(argv, capsys):
+    assert cli.main(argv) == 0
+    told = capsys.readouterr().out
+    assert cli.main([*argv[1:], "--help"]) == 0 and capsys.readouterr().out == told
 
 
 def test_values_may_begin_with_a_dash():
