@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import tomllib
 from pathlib import Path
 
 from . import arguments
@@ -69,6 +68,8 @@ def read(command: str, folder: Path) -> tuple[str, dict]:
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         return "", {}
+    import tomllib
+
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
