@@ -5,54 +5,66 @@ from __future__ import annotations
 import argparse
 
 from . import __version__
-from .errors import UsageError
+from .parsing import Parser, examples, lines
 
-EXAMPLES = """\
-examples:
-  tfcompress shrink model.keras --target tflite-int8 --data samples.npz
-  tfcompress shrink model.keras --target tflite-int8 --target tflite-float16 --data photos/
-  tfcompress shrink old.h5 --target tflite-dynamic --output small/
-  tfcompress shrink model.keras --prune-to 0.5 --qat --data train.npz
-  tfcompress inspect model.keras --target tflite-int8 --data samples.npz
-  tfcompress targets
-  tfcompress report model-tfcompress/
-  tfcompress check --update
-  tfcompress diff before.tflite after.tflite
-  tfcompress publish model-tfcompress/ ./store/model:1.0 --alias prod
-  tfcompress pull ./store/model@prod --target tflite-int8
-
-exit codes:
-  0 done   2 usage   3 model   4 data   5 missing package   6 output folder
-  7 a target failed   8 an artifact is worse than allowed   130 interrupted   1 a defect of ours
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UsageError(message, f"see {self.prog} --help")
+SHELLS = ("bash", "zsh", "fish")
+WITH_DEFAULTS = ("shrink", "inspect", "benchmark")  # commands whose options a file may hold
+EXIT_CODES = {
+    0: "everything asked for is there",
+    1: "a defect of tfcompress itself",
+    2: "wrong arguments, or a configuration that cannot be used",
+    3: "the model cannot be used",
+    4: "the data do not fit",
+    5: "a package is missing",
+    6: "the output folder, or a store, cannot be written or read",
+    7: "a target failed; the others were made",
+    8: "an artifact is worse, or larger, than is allowed",
+    130: "interrupted",
+}
+START = (
+    "tfcompress shrink model.keras --target tflite-int8 --data samples.npz",
+    "tfcompress shrink model.keras --prune-to 0.5 --qat --data train.npz",
+    "tfcompress inspect model.keras --target tflite-int8",
+    "tfcompress targets",
+)
 
 
-def parser() -> argparse.ArgumentParser:
+def short() -> str:
+    """What `tfcompress` says without arguments: the commands, and how to begin."""
+    whole = parser()
+    listed = whole._subparsers._group_actions[0]._choices_actions
+    return "\n\n".join([
+        whole.description, lines("commands", (f"{c.dest:<10}  {c.help}" for c in listed)),
+        lines("begin with", START),
+        "tfcompress COMMAND --help shows a command's options and examples."]) + "\n"
+
+
+def parser() -> Parser:
     """The whole command line; `command_name` of what it parses is the command."""
-    text = argparse.RawDescriptionHelpFormatter
-    whole = _Parser(
+    codes = lines("exit codes", (f"{code:>3}  {text}" for code, text in EXIT_CODES.items()))
+    whole = Parser(
         prog="tfcompress",
-        formatter_class=text,
-        epilog=EXAMPLES,
-        description=("One Keras model in, the smallest proven artifact for every target out."),
+        epilog=lines("examples", START) + "\n\n" + codes,
+        description="One Keras model in, the smallest proven artifact for every target out.",
     )
     whole.add_argument("--version", action="version", version=f"tfcompress {__version__}")
-    commands = whole.add_subparsers(dest="command_name", metavar="COMMAND", parser_class=_Parser)
+    commands = whole.add_subparsers(dest="command_name", metavar="COMMAND", parser_class=Parser)
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON for machines, nothing else")
     shared.add_argument("--debug", action="store_true", help="show tracebacks and child logs")
+    settled = argparse.ArgumentParser(add_help=False, parents=[shared])
+    settled.add_argument("--no-defaults", action="store_true",
+                         help="take no defaults from tfcompress.toml or pyproject.toml")
 
     shrink = commands.add_parser(
         "shrink",
-        parents=[shared],
-        formatter_class=text,
-        epilog=EXAMPLES,
+        parents=[settled],
+        epilog=examples(
+            "shrink model.keras --target tflite-int8 --data samples.npz",
+            "shrink model.keras --target tflite-int8 --target onnx-int8 --data photos/",
+            "shrink old.h5 --target tflite-dynamic --output small/",
+            "shrink model.keras --prune-to 0.5 --qat --data train.npz --max-drop 0.01"),
         help="make, prove and measure artifacts of a model",
         description="Make, prove and measure artifacts of a model.",
     )
@@ -191,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="list the targets",
         description="List the targets and what each is for.",
+        epilog=examples("targets", "targets --json"),
     )
 
     report = commands.add_parser(
@@ -198,9 +211,10 @@ def parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="show the report of an output folder",
         description="Show the report of an output folder.",
+        epilog=examples("report model-tfcompress/", "report model-tfcompress/ --json"),
     )
     report.add_argument("folder", help="what `tfcompress shrink` wrote")
-    _add_inspect(commands, shared, text)
+    _add_inspect(commands, settled)
 
     setup = commands.add_parser(
         "setup",
@@ -209,20 +223,21 @@ def parser() -> argparse.ArgumentParser:
         description="Fetch what browser targets need, pinned and checked, into the cache: "
         "LiteRT.js and TensorFlow.js by npm, and the converter of tensorflowjs by pip. Chromium or "
         "Chrome is taken from this machine.",
+        epilog=examples("setup browser"),
     )
-    setup.add_argument("what", choices=["browser"], help="browser")
+    setup.add_argument("kind", choices=["browser"], help="browser")
 
     bench = commands.add_parser(
         "benchmark",
-        parents=[shared],
-        formatter_class=text,
+        parents=[settled],
         help="measure a .tflite here, on a board over SSH, or on a phone",
         description="Measure a .tflite here, on a board over SSH, or on a phone, and check that it "
         "computes the same there. A board needs Python with NumPy and ai-edge-litert or "
         "tflite-runtime; nothing is installed on it.",
-        epilog="examples:\n"
-        "  tfcompress benchmark model.tflite --device ssh://pi@board --device local\n"
-        "  tfcompress benchmark model.tflite --device ssh://board:2222 --data samples.npz",
+        epilog=examples(
+            "benchmark model.tflite",
+            "benchmark model.tflite --device ssh://pi@board --device local",
+            "benchmark model.tflite --device ssh://board:2222 --data samples.npz"),
     )
     bench.add_argument("file", help="a .tflite file")
     bench.add_argument(
@@ -242,25 +257,36 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the board's Python (default python3), e.g. ~/venv/bin/python",
     )
-    _add_check(commands, shared, text)
-    _add_diff(commands, shared, text)
-    _add_store(commands, shared, text)
+    _add_check(commands, shared)
+    _add_diff(commands, shared)
+    _add_store(commands, shared)
+    complete = commands.add_parser(
+        "completion",
+        parents=[shared],
+        help="print what makes a shell complete these words",
+        description="Print a script that completes commands, options, targets and recipes.",
+        epilog=examples(
+            "completion bash > ~/.local/share/bash-completion/completions/tfcompress",
+            "completion zsh > ~/.zfunc/_tfcompress     # a folder of $fpath",
+            "completion fish > ~/.config/fish/completions/tfcompress.fish")
+        + "\n\n" + lines("for one shell only", ('eval "$(tfcompress completion bash)"',)),
+    )
+    complete.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")
     return whole
 
 
-def _add_inspect(commands, shared, text) -> None:
+def _add_inspect(commands, settled) -> None:
     inspect = commands.add_parser(
         "inspect",
-        parents=[shared],
-        formatter_class=text,
-        help="show a model's layers, what targets make of them, and how sensitive each is",
+        parents=[settled],
+        help="show layers, what targets make of them, how sensitive each is",
         description="Show a model's layers; with --target what each target cannot run, what is "
         "rewritten and what you could change; with --data how much each layer hurts when it alone "
         "is pruned or gets fewer bits. Nothing is trained and no artifact is made.",
-        epilog="examples:\n"
-        "  tfcompress inspect model.keras\n"
-        "  tfcompress inspect model.keras --target tflite-int8 --target edge-tpu\n"
-        "  tfcompress inspect model.keras --data samples.npz",
+        epilog=examples(
+            "inspect model.keras",
+            "inspect model.keras --target tflite-int8 --target edge-tpu",
+            "inspect model.keras --data samples.npz"),
     )
     add = inspect.add_argument
     add("model", help=".keras, .h5 or a SavedModel folder")
@@ -281,21 +307,16 @@ def _add_inspect(commands, shared, text) -> None:
     add("--fresh", action="store_true", help="do everything again, even what is in the step store")
 
 
-def _add_check(commands, shared, text) -> None:
+def _add_check(commands, shared) -> None:
     check = commands.add_parser(
         "check",
         parents=[shared],
-        formatter_class=text,
         help="hold artifacts against committed limits and a committed baseline",
         description="Hold the artifacts of an output folder against the limits in tfcompress.toml "
         "(or [tool.tfcompress.check] in pyproject.toml) and a committed baseline. Nothing is "
-        "trained, and TensorFlow is not needed. See docs/check.md.",
-        epilog="examples:\n"
-        "  tfcompress check --update\n"
-        "  tfcompress check --why\n"
-        "  tfcompress check --format github --format sarif=check.sarif\n\n"
-        "exit codes:\n  0 no limit is broken   2 the configuration, baseline or artifacts cannot "
-        "be used   8 a limit is broken",
+        "trained, and TensorFlow is not needed. A broken limit is exit code 8. See docs/check.md.",
+        epilog=examples(
+            "check --update", "check --why", "check --format github --format sarif=check.sarif"),
     )
     add = check.add_argument
     add("--config", "-c", metavar="FILE", help="default: tfcompress.toml, or pyproject.toml here")
@@ -306,17 +327,16 @@ def _add_check(commands, shared, text) -> None:
     add("--output", "-o", metavar="FILE", help="write the format there instead of printing it")
 
 
-def _add_diff(commands, shared, text) -> None:
+def _add_diff(commands, shared) -> None:
     diff = commands.add_parser(
         "diff",
         parents=[shared],
-        formatter_class=text,
         help="compare two .tflite files: operators, types, sizes, outputs",
         description="Compare two .tflite files: operators, types, sizes, each weight, and what "
         "they compute.",
-        epilog="examples:\n"
-        "  tfcompress diff before.tflite after.tflite\n"
-        "  tfcompress diff before.tflite after.tflite --data samples.npz --json",
+        epilog=examples(
+            "diff before.tflite after.tflite",
+            "diff before.tflite after.tflite --data samples.npz --json"),
     )
     diff.add_argument("before", help="a .tflite file")
     diff.add_argument("after", help="another")
@@ -325,21 +345,21 @@ def _add_diff(commands, shared, text) -> None:
     diff.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
 
 
-def _add_store(commands, shared, text) -> None:
-    more = {"parents": [shared], "formatter_class": text}
+def _add_store(commands, shared) -> None:
+    more = {"parents": [shared]}
     stores = (
         "\n\nSTORE is a folder, s3://bucket/path, gs://, https:// (read only), oci://host[:port] "
-        "or any\nother fsspec URL. Credentials are taken from the environment. See docs/publish.md."
+        "or any other fsspec URL. Credentials are taken from the environment. See docs/publish.md."
     )
     publish = commands.add_parser(
         "publish",
         **more,
         help="put an output folder into a store, as a version that never changes",
         description=f"Put an output folder into a store, as a version that never changes.{stores}",
-        epilog="examples:\n"
-        "  tfcompress publish digits-tfcompress/ ./store/digits:1.0\n"
-        "  tfcompress publish digits-tfcompress/ s3://models/digits --alias prod --sign key.pem\n"
-        "  tfcompress publish digits-tfcompress/ oci://registry.example/team/digits:1.0",
+        epilog=examples(
+            "publish digits-tfcompress/ ./store/digits:1.0",
+            "publish digits-tfcompress/ s3://models/digits --alias prod --sign key.pem",
+            "publish digits-tfcompress/ oci://registry.example/team/digits:1.0"),
     )
     publish.add_argument("folder", help="what `tfcompress shrink` wrote")
     publish.add_argument(
@@ -356,11 +376,11 @@ def _add_store(commands, shared, text) -> None:
         **more,
         help="bring a published version, or one target of it, into a folder",
         description="Bring a published version, or some targets of it, into a folder. Every file "
-        f"is checked\nagainst its SHA-256; an interrupted pull goes on where it stopped.{stores}",
-        epilog="examples:\n"
-        "  tfcompress pull ./store/digits\n"
-        "  tfcompress pull s3://models/digits@prod --target tflite-int8 -o app/model\n"
-        "  tfcompress pull oci://registry.example/team/digits:1.0 --verify pub.pem",
+        f"is checked against its SHA-256; an interrupted pull goes on where it stopped.{stores}",
+        epilog=examples(
+            "pull ./store/digits",
+            "pull s3://models/digits@prod --target tflite-int8 -o app/model",
+            "pull oci://registry.example/team/digits:1.0 --verify pub.pem"),
     )
     pull.add_argument("reference", metavar="STORE/name[:version|@alias]",
                       help="without a version, @latest: what was published last")
@@ -373,14 +393,15 @@ def _add_store(commands, shared, text) -> None:
     listing = commands.add_parser(
         "list", **more, help="list the names in a store, or the versions of a name",
         description=f"List the names in a store, or the versions of a name.{stores}",
+        epilog=examples("list ./store", "list s3://models/digits --json"),
     )
-    listing.add_argument("place", metavar="STORE[/name]")
+    listing.add_argument("place", metavar="STORE[/name]", help="without a name, all names")
 
     alias = commands.add_parser(
         "alias", **more, help="let an alias stand for a published version",
         description=f"Let an alias stand for a published version from now on.{stores}",
-        epilog="examples:\n  tfcompress alias ./store/digits:1.0 prod\n"
-        "  tfcompress alias ./store/digits@staging prod",
+        epilog=examples("alias ./store/digits:1.0 prod", "alias ./store/digits@staging prod"),
     )
-    alias.add_argument("reference", metavar="STORE/name[:version|@alias]")
+    alias.add_argument("reference", metavar="STORE/name[:version|@alias]",
+                       help="the version, or what another alias stands for now")
     alias.add_argument("alias", help="e.g. prod")

@@ -380,8 +380,11 @@ def _earlier(config: Config, target: str) -> tuple[Path | None, str]:
 
 def render(result: Result, form: str, width: int = 100, color: bool = False) -> str:
     """The result as text in one of `gate_formats.FORMATS`."""
+    file = result.config.file  # machines look for it from the root of the repository
+    if file.is_absolute() and file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
     return gate_formats.FORMATS[form](gate_formats.Told(
-        result.checks, result.findings, result.growth, result.config.file, width, color))
+        result.checks, result.findings, result.growth, file, width, color))
 
 
 def save(text: str, path: str | Path) -> None:

@@ -9,9 +9,10 @@ import shlex
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from . import arguments
+from . import arguments, defaults
 from .errors import Interrupted, OutputError, TfcompressError
 from .terminal import color, progress, short, size, width
 
@@ -22,13 +23,17 @@ def main(argv: list[str] | None = None) -> int:
     debug, machine = "--debug" in argv, "--json" in argv
     signal.signal(signal.SIGTERM, _stop)
     try:
-        parser = arguments.parser()
-        args = parser.parse_args(argv)
+        if argv[:1] == ["help"]:
+            argv = [*argv[1:2], "--help"]
+        args, argv = defaults.parse(argv)
         if not args.command_name:
-            parser.print_help()
+            print(arguments.short(), end="")
             return 0
-        return COMMANDS[args.command_name](args, argv)
+        code = COMMANDS[args.command_name](args, argv)
+        _flush()
+        return code
     except SystemExit as stop:  # --help and --version
+        _flush()
         return int(stop.code or 0)
     except KeyboardInterrupt:
         return _fail(
@@ -38,15 +43,15 @@ def main(argv: list[str] | None = None) -> int:
             ),
             machine,
         )
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except TfcompressError as error:
         if debug:
             traceback.print_exc()
             print(getattr(error, "log", ""), file=sys.stderr)
         return _fail(error, machine)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_ours(error):
+            _flush()
+            return 0
         if debug:
             traceback.print_exc()
         name = f"{error.filename}: " if error.filename else ""
@@ -70,14 +75,36 @@ def _stop(*_):
     raise KeyboardInterrupt
 
 
+def _is_ours(error: BrokenPipeError) -> bool:
+    """Whether it is our own output that broke off: only this file prints."""
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename == __file__
+
+
+def _flush() -> None:
+    """Write what is left, unless its reader has left, as `tfcompress targets | head -1` does."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(error: TfcompressError, machine: bool) -> int:
     if machine:
-        print(json.dumps({"error": error.to_dict() | {"exit_code": error.exit_code}}))
+        with suppress(BrokenPipeError):
+            print(json.dumps(_told(error)))
+        _flush()
     else:
         print(f"tfcompress: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
     return error.exit_code
+
+
+def _told(error: TfcompressError) -> dict:
+    return {"error": error.to_dict() | {"exit_code": error.exit_code}}
 
 
 def _shrink(args: argparse.Namespace, argv: list[str]) -> int:
@@ -94,7 +121,8 @@ def _shrink(args: argparse.Namespace, argv: list[str]) -> int:
 
     folder = short(result.folder)
     if args.json:
-        print(json.dumps(result.report.to_dict() | {"output": str(result.folder)}))
+        told = result.report.to_dict() | {"output": str(result.folder)}
+        print(json.dumps(told | (_told(result.error) if result.error else {})))
     else:
         print(report.table(result.report, width=width(), color=color()))
         again = " (already there: nothing to do)" if result.repeated else ""
@@ -284,6 +312,14 @@ def _benchmark(args: argparse.Namespace, argv: list[str]) -> int:
     return error.exit_code if args.json else _fail(error, False)
 
 
+def _completion(args: argparse.Namespace, argv: list[str]) -> int:
+    from . import completion
+
+    script = completion.SCRIPTS[args.shell](completion.words())
+    print(json.dumps({"shell": args.shell, "script": script}) if args.json else script, end="")
+    return 0
+
+
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from .benchmark import report
 
@@ -298,5 +334,5 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
 COMMANDS = {
     "shrink": _shrink, "inspect": _inspect, "targets": _targets, "report": _report,
     "setup": _setup, "benchmark": _benchmark, "check": _check, "diff": _diff,
-    "publish": _publish, "pull": _pull, "list": _list, "alias": _alias,
+    "publish": _publish, "pull": _pull, "list": _list, "alias": _alias, "completion": _completion,
 }

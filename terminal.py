@@ -26,7 +26,9 @@ def width() -> int:
 
 
 def color() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    """Whether to print in colour: https://no-color.org, and not into files."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
 
 
 @contextmanager

@@ -11,7 +11,7 @@ FLOORS = [
     {"compress", "export", "benchmark"},
     {"steps", "source", "quantization", "worker", "filing", "pipeline", "measuring"}
     | {"preflight", "inspecting", "checking", "differing", "publishing", "references"},
-    {"cli", "arguments", "terminal", "__main__", "__init__"},
+    {"cli", "arguments", "completion", "defaults", "parsing", "terminal", "__main__", "__init__"},
 ]
 
 

@@ -43,11 +43,11 @@ def command_lines(text):
     for code in blocks(text):
         for line in code.replace("\\\n", " ").splitlines():
             if line.startswith("tfcompress "):
-                yield line.split("   ")[0]
+                yield re.split(" {3}| [>|] ", line)[0]
     for span in SPAN.findall(prose(text)):
         words = span.split()
         if words[0] == "tfcompress" and len(words) > 2:
-            yield " ".join(words)
+            yield re.split(" [>|] ", " ".join(words))[0]
 
 
 def every(find):
