@@ -67,6 +67,34 @@ struct Session { std::vector<Value> Run(const RunOptions&, const char* const*, c
 }""",
 }
 
+KOTLIN = """package com.google.ai.edge.litert
+enum class Accelerator { NONE, CPU, GPU, NPU }
+class AssetManager
+class Context { val assets = AssetManager() }
+class TensorBuffer(val name: String) {
+  fun writeInt(data: IntArray) {}
+  fun writeFloat(data: FloatArray) {}
+  fun writeInt8(data: ByteArray) { last = data }
+  fun writeBoolean(data: BooleanArray) {}
+  fun readInt(): IntArray = IntArray(0)
+  fun readFloat(): FloatArray = FloatArray(0)
+  fun readInt8(): ByteArray = last
+  fun readBoolean(): BooleanArray = BooleanArray(0)
+  companion object { var last = ByteArray(0) }
+}
+class CompiledModel {
+  class Options(vararg val accelerators: Accelerator)
+  fun createInputBuffer(inputName: String, signature: String? = null) = TensorBuffer(inputName)
+  fun createOutputBuffer(outputName: String, signature: String? = null) = TensorBuffer(outputName)
+  fun run(inputs: Map<String, TensorBuffer>, outputs: Map<String, TensorBuffer>,
+          signature: String? = null) {}
+  companion object {
+    @JvmStatic fun create(assetManager: AssetManager, assetName: String,
+                          options: Options = Options(Accelerator.CPU)) = CompiledModel()
+  }
+}
+"""  # LiteRT's Kotlin API as far as the code uses it, by its own source
+
 
 def write(out: Path, target: str, file: Path, **about) -> Path:
     """A copy of a .tflite or .onnx file with its usage note beside it; gives the file."""

@@ -14,11 +14,12 @@ import usages
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnxfiles import cnn
-from web import conv_file
+from web import conv_file, needs_browser, posted
 
 from tfcompress import targets
+from tfcompress.benchmark import packages
 from tfcompress.benchmark.runtimes import open_session
-from tfcompress.export import literals, micro, usage
+from tfcompress.export import literals, micro, usage, web
 
 DATA = Path(__file__).parent.parent / "data"
 INT8, FLOAT = DATA / "digits_int8.tflite", DATA / "digits.tflite"
@@ -91,6 +92,46 @@ def test_onnx_in_javascript(tmp_path):
     wanted, = open_session(str(artifact), "onnxruntime").run([x])
     found = np.array(json.loads(done.stdout)["y"], np.float32).reshape(wanted.shape)
     assert np.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+PAGE = """<!doctype html><html>IMPORTS<script type="module">
+let said;
+try {
+  const {load, run, top} = await import("./usage/TARGET.mjs");
+  await load("wasm", ...WASM);
+  const results = await run(VALUES);
+  said = {values: results.map((r) => Array.from(r)), top: top(results, 2)};
+} catch (error) { said = {error: error.stack}; }
+await fetch("/answer", {method: "POST", body: JSON.stringify(said)});
+</script></html>"""
+
+
+@pytest.mark.slow
+def test_the_module_runs_in_a_browser(tmp_path):
+    needs_browser()
+    file = conv_file(tmp_path / "m.tflite")
+    out = tmp_path / "out"
+    target = targets.load("litert-js").to_dict()
+    web.compile(file, out, target)
+    labels = ["a", "b", "c", "d"]
+    inside = usages.write(tmp_path / "other", "tflite-float32", file).parent  # only for its ends
+    ends = usages.load(inside / "usage/tflite-float32.py")
+    usage.write(out / "usage", target, "litert-js", {
+        "inputs": ends.INPUTS, "outputs": ends.OUTPUTS, "labels": labels,
+        "normalization": IMAGENET})
+    pixels = images(1, 3) * 15
+    page = PAGE.replace("IMPORTS", web.IMPORTS["litert"]).replace("TARGET", "litert-js")
+    page = page.replace("VALUES", json.dumps(pixels.tolist())).replace("WASM", json.dumps(
+        ["/node_modules/@litertjs/core/wasm/"]))
+    (out / "page.html").write_text(page)
+    shutil.copytree(packages.fetch(), out / "node_modules")
+    said = json.loads(posted(out, tmp_path / "profile", "page.html"))
+    assert "error" not in said, said
+    mean, std = (np.array(IMAGENET[k], np.float32) for k in ("mean", "std"))
+    wanted, = open_session(str(file), "litert").run([(pixels - mean) / std])
+    assert np.allclose(said["values"][0], wanted[0], rtol=1e-4, atol=1e-5)
+    best = np.argsort(-wanted[0])[:2]
+    assert [t["label"] for t in said["top"]] == [labels[i] for i in best]
 
 
 @needs_node
@@ -200,6 +241,31 @@ def test_cpp_is_right_by_the_declarations_that_it_uses(dtype, tmp_path):
         assert usages.compiles(code, tmp_path) == "", target
     broken = code.replace("session.Run", "session.Walk")
     assert "Walk" in usages.compiles(broken, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("kotlinc"), reason="no Kotlin compiler")
+def test_kotlin_is_right_by_the_declarations_that_it_uses(tmp_path):
+    name = "".join(usages.MIXED)
+    eight = {"name": name, "shape": [1, 4], "dtype": "int8", "scale": 0.5, "zero_point": 3}
+    others = [{"name": d, "shape": [1, 2], "dtype": d} for d in ("float32", "int32", "bool")]
+    usage.write(tmp_path, targets.load("tflite-int8").to_dict(), 'm "$x.tflite',
+                {"inputs": [eight, *others], "outputs": [eight, *others]})
+    code, = usages.blocks(tmp_path / "tflite-int8.md", "kotlin")
+    head, body = code.split("\n\n", 1)
+    (tmp_path / "api.kt").write_text(usages.KOTLIN)
+    (tmp_path / "main.kt").write_text(
+        f"{head}\nimport com.google.ai.edge.litert.Context\nfun main() {{\n"
+        "val context = Context()\nval x0 = floatArrayOf(-1000f, 0.25f, 0.75f, 1000f)\n"
+        "val x1 = FloatArray(2)\nval x2 = IntArray(2)\nval x3 = BooleanArray(2)\n"
+        f"{body}\nprintln(y0)\nprintln(input0.name.map {{ it.toInt() }})\n}}\n")
+    subprocess.run(["kotlinc", "api.kt", "main.kt", "-include-runtime", "-d", "out.jar"],
+                   cwd=tmp_path, check=True, capture_output=True)
+    said = subprocess.run(["java", "-cp", "out.jar", "MainKt"], cwd=tmp_path, text=True,
+                          capture_output=True, check=True).stdout.splitlines()
+    assert said[0] == "[-65.5, 0.0, 1.0, 62.0]"  # held within int8; halves to even
+    units = name.encode("utf-16-be")
+    assert said[1] == str([int.from_bytes(units[i:i + 2]) for i in range(0, len(units), 2)])
 
 
 def test_what_a_runtime_cannot_take_is_said(tmp_path):
