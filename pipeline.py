@@ -27,6 +27,7 @@ from .benchmark.tasks import METRICS
 from .child import Child
 from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
+from .export import explorer, usage
 from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
 from .steps import Event, Options, Steps
@@ -176,6 +177,9 @@ def _targets(options: Options) -> list[Target]:
             target = dataclasses.replace(target, io_dtype=options.io_dtype)
         if target.name in [t.name for t in chosen]:
             raise UsageError(f"two targets are called {target.name!r}", "rename one of the files")
+        if target.name == usage.FOLDER:
+            raise UsageError(f"no target can be called {target.name!r}: a folder of the output is",
+                             "rename the file")
         chosen.append(target)
     if not chosen:
         raise UsageError("no target given", f"known targets: {', '.join(targets.names())}")
@@ -237,6 +241,7 @@ class Made:
         rounded: By target, the same of the trained model with its learned roundings.
         files: Path and step record by target: what is run, judged and measured.
         shipped: By target, what goes into the output folder where that is something else.
+        inside: By target, what `export.explorer` read in a .tflite file.
         failed: The error by target.
     """
 
@@ -252,6 +257,7 @@ class Made:
     rounded: dict[str, Path] = field(default_factory=dict)
     files: dict[str, tuple[Path, dict]] = field(default_factory=dict)
     shipped: dict[str, list[Path]] = field(default_factory=dict)
+    inside: dict[str, dict] = field(default_factory=dict)
     failed: dict[str, TfcompressError] = field(default_factory=dict)
 
     def paths(self, target: str) -> list[Path]:
@@ -473,6 +479,8 @@ class _Run:
                 if target.runtime == "keras" and self.options.custom_objects:
                     child.call("worker:register", {"modules": list(self.options.custom_objects)})
                 found = child.call("filing:describe", {"path": str(path)}) | {"findings": []}
+                if path.suffix == ".tflite":
+                    found["inside"] = child.call("export.explorer:read", {"path": str(path)})
                 if judged:
                     told = child.call(
                         "benchmark.compare:run",
@@ -517,6 +525,7 @@ class _Run:
         first = made.paths(target.name)[0]
         if target.name in made.shipped:
             made_by.append(first.parent)
+        made.inside[target.name] = found.get("inside", {})
         measured = {m["name"]: m for m in found["measurements"] + compiled["measurements"]}
         return Row(
             target.name,
@@ -628,8 +637,31 @@ def _groups(targets: list[Target]) -> list[list[Target]]:
     return list(found.values())
 
 
+def _explain(folder: Path, steps: Steps, row: Row, made: Made) -> None:
+    """What an app developer needs beside an artifact, and overlays for Model Explorer."""
+    target = next(t for t in steps.targets if t.name == row.target)
+    file, first = made.files[row.target][0], made.paths(row.target)[0]
+    inside = made.inside.get(row.target, {})
+    same = first == file or first.is_dir()  # the file that was read, or a folder around it
+    mean_std = data.NORMALIZATIONS.get(steps.options.normalize or "")
+    labels = steps.options.labels
+    known = {s["name"]: s["shape"] for side in ("inputs", "outputs") for s in made.info[side]}
+    ends = {side: [t | {"shape": t["shape"] or known.get(t["name"], [])}  # TensorFlow.js tells none
+                   for t in row.io[side]] for side in ("inputs", "outputs")}
+    usage.write(folder, target.to_dict(), row.artifact.path, inside | ends | {
+        "normalization": mean_std and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
+        "labels": read_labels(labels) if labels else made.info.get("classes"),
+        "serving": row.io.get("serving"),
+        "status": row.status,
+        "compiled": not same,
+    })
+    if inside and same:
+        layers = [layer for f in row.findings for layer in f.get("layers", ())]
+        explorer.write(folder, row.target, inside["graphs"], row.value("zeros") or 0.0, layers)
+
+
 def _write(folder: Path, steps: Steps, finished: Report, made: Made) -> None:
-    from .benchmark import report
+    from .benchmark import card, report
 
     def fill(work: Path) -> None:
         for row in finished.rows:
@@ -642,7 +674,9 @@ def _write(folder: Path, steps: Steps, finished: Report, made: Made) -> None:
             for path, name in zip((first, *more), names, strict=True):
                 copy = shutil.copytree if path.is_dir() else shutil.copyfile
                 copy(path, work / name)
+            _explain(work / usage.FOLDER, steps, row, made)
         report.write(finished, work)
+        card.write(finished, work)
 
     output.write(
         folder,
