@@ -22,9 +22,9 @@ from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, runtimes, shrinking, verdict
+from .benchmark import environment, latency, picks, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
-from .child import Child
+from .child import Child, ChildDied
 from .compress import scan
 from .errors import DataError, TfcompressError, UsageError
 from .quantization import Quantization, learned_of, names, read_labels
@@ -303,7 +303,7 @@ class _Run:
             for r, t in zip(rows, self.targets, strict=True)
         ]
         first = self.source_row(info, made.timed, rows)
-        finished = shrinking.explained(Report(
+        finished = picks.added(shrinking.explained(Report(
             source={
                 "path": self.options.model,
                 "sha256": self.steps.model_digest,
@@ -319,7 +319,7 @@ class _Run:
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        ))
+        )))
         return finished, made
 
     def make(self, pool: ThreadPoolExecutor) -> Made:
@@ -473,6 +473,7 @@ class _Run:
                 if target.runtime == "keras" and self.options.custom_objects:
                     child.call("worker:register", {"modules": list(self.options.custom_objects)})
                 found = child.call("worker:describe", {"path": str(path)}) | {"findings": []}
+                collapsed = False
                 if judged:
                     told = child.call(
                         "benchmark.compare:run",
@@ -489,8 +490,7 @@ class _Run:
                     found["measurements"] += told["measurements"]
                     found["findings"] += told["findings"]
                     found["io"] = told["io"] | found["io"]
-                    if float_file and target.quantization != "none" and verdict.collapsed(told):
-                        found["findings"] += self.locate(child, path, float_file, made.sampled)
+                    collapsed = verdict.collapsed(told)
                 if target.backends[1:]:
                     asked = {
                         "artifact": str(path),
@@ -503,6 +503,10 @@ class _Run:
                     progress = self.steps.progress(f"judge {target.name}")
                     told = child.call("benchmark.browser:others", asked, progress)
                     found["measurements"] += told["measurements"]
+                if path.suffix == ".tflite":
+                    told = self.layers(target, child, path, made, collapsed)
+                    found["io"] |= {"layers": told["layers"], "layers_note": told["note"]}
+                    found["findings"] += told["findings"] if collapsed else []
                 return found
 
         folder = self.steps.step("judge", config, store.file_digest(path), judge)
@@ -532,15 +536,21 @@ class _Run:
             io=found["io"] | ({"serving": s} if (s := record.get("serving")) else {}),
         )
 
-    def locate(self, child: Child, path: Path, float_file: Path, sampled: Path) -> list[dict]:
-        """Where the error begins, layer by layer."""
-        held_back = str(sampled / "held_back")
-        asked = {"artifact": str(path), "float": str(float_file), "samples": held_back}
+    def layers(self, target: Target, child: Child, path: Path, made: Made, must: bool) -> dict:
+        """What each layer costs, and where its values part from the float file's."""
+        why = "nothing is rounded in it" if target.quantization == "none" else ""
+        asked = {"artifact": str(path), "why": why, "must": must,
+                 "float": made.float_file and str(made.float_file),
+                 "samples": made.sampled and str(made.sampled / "held_back")}
         try:
-            return child.call("benchmark.locate:locate", asked)["findings"]
-        except TfcompressError as error:
-            text = f"where the error begins was not measured: {error.message}"
-            return [{"level": "info", "text": text, "advice": ""}]
+            told = child.call("benchmark.layers:run", asked)
+        except ChildDied as death:  # keeping every tensor can be too much for a runtime
+            with self.steps.child(f"{target.name} layers") as fresh:
+                told = fresh.call("benchmark.layers:run", asked | {"why": death.message})
+        if must and not told["findings"]:
+            text = f"where the error begins was not measured: {told['note']}"
+            told["findings"] = [{"level": "info", "text": text, "advice": ""}]
+        return told
 
     def measure(self, made: dict, sampled: Path | None) -> dict[str, list[Measurement]]:
         """Latency and memory of all artifacts, interleaved."""
