@@ -121,7 +121,8 @@ def lines(report: Report) -> list[str]:
         for group in groups(report):
             names = [words.clean(r.target) for r in group.rows if r.target != "source"]
             told += [f"{group.title} ({', '.join(names)})"] if names else []
-        found.append(f"timed in different places, which do not compare: {'; '.join(told)}")
+        found.append("timed by different runtimes, not ranked against each other: "
+                     + "; ".join(told))
     for row in report.rows:
         if name := adapter(row):
             found.append(f"{words.clean(row.target)} ran on a software adapter "

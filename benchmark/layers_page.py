@@ -20,24 +20,22 @@ def table(report: Report, row: Row) -> str:
     if len(found) > MOST:
         heavy = sorted(found, key=lambda f: (f["bytes"], f["macs"]), reverse=True)[:MOST]
         kept = sorted(heavy, key=lambda f: order[id(f)])
+    measured = [f for f in found if f.get("snr_db") is not None]
+    snr = "SNR, random data" if report.data.get("random") else "SNR"
     columns = [
         Column("#", lambda f: str(order[id(f)]), lambda f: -order[id(f)], "figure"),
         Column("Layer", lambda f: code(f["layer"]), lambda f: f["layer"], text=True),
-        Column("Operators", lambda f: esc(operators(f)), operators, text=True),
-        Column("Weights", lambda f: esc(types(f)), types, text=True),
-        Column("Gives", lambda f: esc(f.get("gives", "")), lambda f: f.get("gives", ""),
-               text=True),
         Column("Size", lambda f: esc(words.size(f["bytes"])) if f["bytes"] else "",
                lambda f: f["bytes"], "figure"),
         Column("Zeros", _zeros, lambda f: f.get("zeros"), "figure"),
         Column("MACs", lambda f: esc(words.number("macs", f["macs"])) if f["macs"] else "",
                lambda f: f["macs"], "figure"),
+        *([Column(snr, _snr, lambda f: f.get("snr_db"), "bar share-of")] if measured else []),
+        Column("Weights", lambda f: esc(types(f)), types, text=True),
+        Column("Gives", lambda f: esc(f.get("gives", "")), lambda f: f.get("gives", ""),
+               text=True),
+        Column("Operators", lambda f: esc(operators(f)), operators, text=True),
     ]
-    measured = [f for f in found if f.get("snr_db") is not None]
-    if measured:
-        random = bool(report.data.get("random"))
-        columns.append(Column("SNR, random data" if random else "SNR", _snr, lambda f: f["snr_db"]
-                              if f.get("snr_db") is not None else None, "bar"))
     total = sum(f["bytes"] for f in found)
     told = f"{len(found):,} layers, {words.size(total)} of weights"
     if measured:
@@ -65,7 +63,8 @@ def operators(layer: dict) -> str:
 
 def types(layer: dict) -> str:
     """The types in which its weights are stored, the most frequent first."""
-    return ", ".join(map(words.clean, layer.get("dtypes", {})))
+    found = layer.get("dtypes", {})
+    return ", ".join(map(words.clean, sorted(found, key=lambda name: -found[name])))
 
 
 def _zeros(layer: dict) -> str:

@@ -123,7 +123,7 @@ def latencies(report: Report) -> svg.Plot | None:
 
     caption = "; ".join(["Time for one sample", *summary.latency_notes(report)]) + ". "
     if len(heads) > 1:
-        caption += "What stands under different headings was timed in different places. "
+        caption += "Different headings are different runtimes: compare within one. "
     caption += "Dot: median; line: p10 to p90; ticks: raw samples."
     caption += " Logarithmic scale." if log else ""
     if beyond:

@@ -206,22 +206,54 @@ def test_names_cannot_break_out():
         assert len(counts) == 1, made
 
 
-def test_contrast_of_text():
-    """WCAG 2.2, success criterion 1.4.3: at least 4.5 to 1, in both schemes."""
+def _schemes() -> dict[str, dict[str, str]]:
+    """The colours of the page by scheme: light, dark, and on paper."""
     css = (ROOT / "report.css").read_text(encoding="utf-8")
-    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
-                   for block in re.findall(r":root \{(.*?)\}", css, flags=re.S)[:2])
+    blocks = re.findall(r":root \{(.*?)\}", css, flags=re.S)
+    found = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", block)) for block in blocks]
+    assert len(found) == 3
+    light, dark, paper = ({k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:])
+                           for k, v in one.items()} for one in found)
+    return {"light": light, "dark": light | dark, "paper": light | paper}
 
+
+def _contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2 between two colours, 1 to 21."""
     def luminance(color):
         parts = [int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)]
         parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
-    for colors in (light, light | dark):
-        for name in ("ink", "soft", "ok", "source", "rejected", "failed"):
-            for ground in ("paper", "tint"):
-                a, b = sorted((luminance(colors[name]), luminance(colors[ground])))
-                assert (b + 0.05) / (a + 0.05) >= 4.5, (name, ground)
+    a, b = sorted((luminance(one), luminance(other)))
+    return (b + 0.05) / (a + 0.05)
+
+
+def test_contrast_ratio():
+    """Black on white is 21; #767676 is the lightest grey that text on white may have."""
+    assert _contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert _contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "paper"])
+def test_contrast_of_text(scheme):
+    """WCAG 2.2, success criterion 1.4.3: at least 4.5 to 1."""
+    colors = _schemes()[scheme]
+    for name in ("ink", "soft", "ok", "source", "rejected", "failed"):
+        for ground in ("paper", "tint"):
+            assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "paper"])
+def test_contrast_of_marks_and_controls(scheme):
+    """WCAG 2.2, success criterion 1.4.11: what must be seen has at least 3 to 1."""
+    colors = _schemes()[scheme]
+    for name in ("edge", "ok", "rejected", "source", "s0", "s1", "s2", "s3"):
+        assert _contrast(colors[name], colors["paper"]) >= 3, name
+    css = (ROOT / "report.css").read_text(encoding="utf-8")
+    share = float(re.search(r"\.front \{[^}]*stroke-opacity: ([\d.]+)", css)[1])
+    line, ground = ([int(colors[k][i:i + 2], 16) for i in (1, 3, 5)] for k in ("ok", "paper"))
+    mixed = (round(share * a + (1 - share) * b) for a, b in zip(line, ground, strict=True))
+    assert _contrast("#" + "".join(f"{part:02x}" for part in mixed), colors["paper"]) >= 3
 
 
 # What it says, in all three forms
