@@ -24,6 +24,7 @@ examples:
   tfcompress inspect model.keras --target tflite-int8 --data samples.npz
   tfcompress targets
   tfcompress report model-tfcompress/
+  tfcompress report before/ after/ --html changes.html
   tfcompress check --update
   tfcompress diff before.tflite after.tflite
   tfcompress publish model-tfcompress/ ./store/model:1.0 --alias prod
@@ -199,10 +200,14 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         parents=[shared],
-        help="show the report of an output folder",
-        description="Show the report of an output folder.",
+        help="show the report of an output folder, or compare several",
+        description="Show the report of an output folder; of two or more, what changed between "
+        "them and what cannot be compared.",
     )
-    report.add_argument("folder", help="what `tfcompress shrink` wrote")
+    report.add_argument("folders", nargs="+", metavar="FOLDER",
+                        help="what `tfcompress shrink` wrote; the first is what others are held to")
+    report.add_argument("--html", "--output", "-o", metavar="FILE", dest="html",
+                        help="write the page there, too")
     report.set_defaults(run=_report)
     _add_inspect(commands, shared, text)
 
@@ -674,11 +679,21 @@ def _benchmark(args: argparse.Namespace, argv: list[str]) -> int:
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from .benchmark import report
 
-    found = report.read(Path(args.folder))
-    if args.json:
-        print(json.dumps(found.to_dict()))
+    if len(args.folders) > 1:
+        from .benchmark import runs, runs_views
+
+        found = runs.compare(runs.read(args.folders))
+        record, table, page = report.finite(found), runs_views.table, runs_views.html
     else:
-        print(report.table(found, width=_width(), color=_color()))
+        found = report.read(Path(args.folders[0]))
+        record, table, page = found.to_dict(), report.table, report.html
+    if args.html:
+        report.save_page(page(found), args.html)
+    if args.json:
+        print(json.dumps(record))
+    else:
+        print(table(found, width=_width(), color=_color()))
+        print(args.html or "", end="\n" if args.html else "")
     return 0
 
 

@@ -47,6 +47,25 @@ def write(report: Report, folder: str | Path) -> None:
                           "check the folder and its free space") from error
 
 
+def save_page(text: str, path: str | Path) -> None:
+    """Write a page to a file of the user's choice, whole or not at all.
+
+    Raises:
+        OutputError: There is something else in its place, or it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and b'content="tfcompress' not in path.read_bytes()[:4096]:
+            raise OutputError(f"{path} is there and is no page of tfcompress",
+                              "give another file, or remove it")
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        beside.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}",
+                          "check the folder and its free space") from error
+
+
 def finite(value: object) -> object:
     """JSON has no infinity and no NaN: they are written as `"inf"`, `"-inf"` and `"nan"`."""
     if isinstance(value, dict):

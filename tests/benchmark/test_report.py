@@ -11,12 +11,12 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
 import pytest
 import report_samples as samples
+from report_samples import Page
 
 from tfcompress.artifact import Measurement, Report, Row
 from tfcompress.benchmark import deciding, plots, report, summary, svg, words
@@ -24,37 +24,6 @@ from tfcompress.errors import OutputError, UsageError
 
 ROOT = Path(report.__file__).parent
 SCHEMA = json.loads((ROOT / "report_schema.json").read_text(encoding="utf-8"))
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page; complains of tags that do not match."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(text)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes another tag"
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
-            self.text += data
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 def only_our_script(text: str) -> None:
