@@ -92,7 +92,8 @@ def latencies(report: Report) -> svg.Plot | None:
     rows = [r for g in groups for r in g.rows if r.value("latency") is not None]
     if not rows:
         return None
-    heads = {id(r): g.title for g in groups
+    soft = {g.key: f", {families.SOFTWARE}" for g in groups if all(map(families.adapter, g.rows))}
+    heads = {id(r): g.title + soft.get(g.key, "") for g in groups
              if (r := next((r for r in g.rows if r.value("latency") is not None), None))}
     found = {id(r): r.get("latency") for r in rows}
     middles = [m.p50 for m in found.values()]
@@ -107,8 +108,8 @@ def latencies(report: Report) -> svg.Plot | None:
         m = found[id(row)]
         around = words.spread(m)
         beside = f" ({around.removesuffix(unit).strip()})" if around else ""
-        soft = "software adapter, " if families.adapter(row) else ""
-        return f"{soft}{words.digits3(m.p50)} {unit}{beside}"
+        alone = families.adapter(row) and families.family(report, row) not in soft
+        return f"{f'{families.SOFTWARE}, ' if alone else ''}{words.digits3(m.p50)} {unit}{beside}"
 
     def draw(row, y):
         m = found[id(row)]
@@ -129,7 +130,7 @@ def latencies(report: Report) -> svg.Plot | None:
     if beyond:
         caption += f" {beyond} slower sample{'s' if beyond > 1 else ''} beyond the edge."
     drawn = _rows("latency", "Latency of each artifact", rows, summary.pick(report), said, draw,
-                  axis, lambda v: f"{v:,g} {unit}", line=44, heads=heads if len(heads) > 1 else {})
+                  axis, lambda v: f"{v:,g} {unit}", line=44, heads=heads if len(heads) > 1 or soft else {})
     return svg.Plot("latency", "Latency", drawn, caption)
 
 

@@ -190,15 +190,18 @@ def latency_notes(report: Report) -> list[str]:
 
 
 def missing(report: Report) -> list[str]:
-    """What could not be measured and why, one line for each words.reason."""
+    """What could not be measured and why, one line for each reason and its targets."""
     where: dict[tuple[str, str], list[str]] = {}
     for row in report.rows:
         for m in row.measurements:
             if not m.values:
                 key = words.title(m.name), words.clean(m.note)
                 where.setdefault(key, []).append(words.clean(row.target))
-    return [f"{name} of {words.listed(rows)}: {words.reason(why)}"
-            for (name, why), rows in where.items()]
+    alike: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for (name, why), rows in where.items():
+        alike.setdefault((tuple(rows), why), []).append(name)
+    return [f"{words.listed(names)} of {words.listed(list(rows))}: {words.reason(why)}"
+            for (rows, why), names in alike.items()]
 
 
 def allowed_drop(report: Report) -> float:
