@@ -34,6 +34,7 @@ from .targets import Target
 
 MACS_TO_JUDGE = 200_000_000_000  # held-back samples are as many as fit into this much work
 MEASURE_SECONDS = 8.0  # for all artifacts together
+LAYERS = {".tflite": "benchmark.layers:run", ".onnx": "compress.onnx_layers:run"}
 FEWEST, MOST = 200, data.MOST_HELD_BACK
 
 
@@ -503,7 +504,7 @@ class _Run:
                     progress = self.steps.progress(f"judge {target.name}")
                     told = child.call("benchmark.browser:others", asked, progress)
                     found["measurements"] += told["measurements"]
-                if path.suffix == ".tflite":
+                if path.suffix in LAYERS:
                     told = self.layers(target, child, path, made, collapsed)
                     found["io"] |= {"layers": told["layers"], "layers_note": told["note"]}
                     found["findings"] += told["findings"] if collapsed else []
@@ -539,15 +540,16 @@ class _Run:
     def layers(self, target: Target, child: Child, path: Path, made: Made, must: bool) -> dict:
         """What each layer costs, and where its values part from the float file's."""
         why = "nothing is rounded in it" if target.quantization == "none" else ""
-        asked = {"artifact": str(path), "why": why, "must": must,
-                 "float": made.float_file and str(made.float_file),
+        source = made.float_files.get(target.name) or made.float_file
+        asked = {"artifact": str(path), "why": why, "must": must, "float": source and str(source),
                  "samples": made.sampled and str(made.sampled / "held_back")}
         try:
-            told = child.call("benchmark.layers:run", asked)
+            told = child.call(LAYERS[path.suffix], asked)
         except ChildDied as death:  # keeping every tensor can be too much for a runtime
             with self.steps.child(f"{target.name} layers") as fresh:
-                told = fresh.call("benchmark.layers:run", asked | {"why": death.message})
-        if must and not told["findings"]:
+                told = fresh.call(LAYERS[path.suffix], asked | {"why": death.message})
+        located = path.suffix == ".tflite" and target.quantization != "none"
+        if must and located and not told["findings"]:
             text = f"where the error begins was not measured: {told['note']}"
             told["findings"] = [{"level": "info", "text": text, "advice": ""}]
         return told

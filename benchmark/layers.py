@@ -9,8 +9,8 @@ from .. import tflite
 from ..errors import TfcompressError
 from .locate import locate
 
-SAMPLES = 4
-MOST_MACS = 20_000_000_000  # that comparing may take, all samples together
+SAMPLES = 16
+MOST_MACS = 10_000_000_000  # that comparing may take, all samples together
 
 
 def run(payload: dict, progress) -> dict:

@@ -132,7 +132,8 @@ def test_every_layer_is_told_with_its_cost_and_its_error(everything):
             assert rows[name]["io"]["layers_note"] == "nothing is rounded in it"
         else:
             assert all(f["snr_db"] > 10 for f in layers), name
-    assert [p["pick"] for p in told["picks"]][::2] == ["smallest", "most_accurate"]
+    kinds = [p["pick"] for p in told["picks"]]
+    assert kinds[0] == "smallest" and "fastest" in kinds and kinds[-1] == "most_accurate"
 
 
 def test_the_keras_file_is_the_same_model_without_code(everything, examples):
