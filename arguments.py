@@ -209,11 +209,16 @@ def parser() -> Parser:
     report = commands.add_parser(
         "report",
         parents=[shared],
-        help="show the report of an output folder",
-        description="Show the report of an output folder.",
-        epilog=examples("report model-tfcompress/", "report model-tfcompress/ --json"),
+        help="show the report of an output folder, or compare several",
+        description="Show the report of an output folder; of two or more, what changed between "
+        "them and what cannot be compared.",
+        epilog=examples("report model-tfcompress/", "report model-tfcompress/ --json",
+                        "report before/ after/ --html changes.html"),
     )
-    report.add_argument("folder", help="what `tfcompress shrink` wrote")
+    report.add_argument("folders", nargs="+", metavar="FOLDER",
+                        help="what `tfcompress shrink` wrote; the first is what others are held to")
+    report.add_argument("--html", "--output", "-o", metavar="FILE", dest="html",
+                        help="write the page there, too")
     _add_inspect(commands, settled)
 
     setup = commands.add_parser(

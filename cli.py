@@ -323,11 +323,21 @@ def _completion(args: argparse.Namespace, argv: list[str]) -> int:
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from .benchmark import report
 
-    found = report.read(Path(args.folder))
-    if args.json:
-        print(json.dumps(found.to_dict()))
+    if len(args.folders) > 1:
+        from .benchmark import runs, runs_views
+
+        found = runs.compare(runs.read(args.folders))
+        record, table, page = report.finite(found), runs_views.table, runs_views.html
     else:
-        print(report.table(found, width=width(), color=color()))
+        found = report.read(Path(args.folders[0]))
+        record, table, page = found.to_dict(), report.table, report.html
+    if args.html:
+        report.save_page(page(found), args.html)
+    if args.json:
+        print(json.dumps(record))
+    else:
+        print(table(found, width=width(), color=color()))
+        print(args.html or "", end="\n" if args.html else "")
     return 0
 
 

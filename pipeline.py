@@ -22,9 +22,9 @@ from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, runtimes, shrinking, verdict
+from .benchmark import environment, latency, picks, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
-from .child import Child
+from .child import Child, ChildDied
 from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
 from .export import explorer, usage
@@ -35,6 +35,7 @@ from .targets import Target
 
 MACS_TO_JUDGE = 200_000_000_000  # held-back samples are as many as fit into this much work
 MEASURE_SECONDS = 8.0  # for all artifacts together
+LAYERS = {".tflite": "benchmark.layers:run", ".onnx": "compress.onnx.layers:run"}
 FEWEST, MOST = 200, data.MOST_HELD_BACK
 
 
@@ -309,7 +310,7 @@ class _Run:
             for r, t in zip(rows, self.targets, strict=True)
         ]
         first = self.source_row(info, made.timed, rows)
-        finished = shrinking.explained(Report(
+        finished = picks.added(shrinking.explained(Report(
             source={
                 "path": self.options.model,
                 "sha256": self.steps.model_digest,
@@ -325,7 +326,7 @@ class _Run:
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        ))
+        )))
         return finished, made
 
     def make(self, pool: ThreadPoolExecutor) -> Made:
@@ -481,6 +482,7 @@ class _Run:
                 found = child.call("filing:describe", {"path": str(path)}) | {"findings": []}
                 if path.suffix == ".tflite":
                     found["inside"] = child.call("export.explorer:read", {"path": str(path)})
+                collapsed = False
                 if judged:
                     told = child.call(
                         "benchmark.compare:run",
@@ -497,8 +499,7 @@ class _Run:
                     found["measurements"] += told["measurements"]
                     found["findings"] += told["findings"]
                     found["io"] = told["io"] | found["io"]
-                    if float_file and target.quantization != "none" and verdict.collapsed(told):
-                        found["findings"] += self.locate(child, path, float_file, made.sampled)
+                    collapsed = verdict.collapsed(told)
                 if target.backends[1:]:
                     asked = {
                         "artifact": str(path),
@@ -511,6 +512,10 @@ class _Run:
                     progress = self.steps.progress(f"judge {target.name}")
                     told = child.call("benchmark.browser:others", asked, progress)
                     found["measurements"] += told["measurements"]
+                if path.suffix in LAYERS:
+                    told = self.layers(target, child, path, made, collapsed)
+                    found["io"] |= {"layers": told["layers"], "layers_note": told["note"]}
+                    found["findings"] += told["findings"] if collapsed else []
                 return found
 
         folder = self.steps.step("judge", config, store.file_digest(path), judge)
@@ -541,15 +546,22 @@ class _Run:
             io=found["io"] | ({"serving": s} if (s := record.get("serving")) else {}),
         )
 
-    def locate(self, child: Child, path: Path, float_file: Path, sampled: Path) -> list[dict]:
-        """Where the error begins, layer by layer."""
-        held_back = str(sampled / "held_back")
-        asked = {"artifact": str(path), "float": str(float_file), "samples": held_back}
+    def layers(self, target: Target, child: Child, path: Path, made: Made, must: bool) -> dict:
+        """What each layer costs, and where its values part from the float file's."""
+        why = "nothing is rounded in it" if target.quantization == "none" else ""
+        source = made.float_files.get(target.name) or made.float_file
+        asked = {"artifact": str(path), "why": why, "must": must, "float": source and str(source),
+                 "samples": made.sampled and str(made.sampled / "held_back")}
         try:
-            return child.call("benchmark.locate:locate", asked)["findings"]
-        except TfcompressError as error:
-            text = f"where the error begins was not measured: {error.message}"
-            return [{"level": "info", "text": text, "advice": ""}]
+            told = child.call(LAYERS[path.suffix], asked)
+        except ChildDied as death:  # keeping every tensor can be too much for a runtime
+            with self.steps.child(f"{target.name} layers") as fresh:
+                told = fresh.call(LAYERS[path.suffix], asked | {"why": death.message})
+        located = path.suffix == ".tflite" and target.quantization != "none"
+        if must and located and not told["findings"]:
+            text = f"where the error begins was not measured: {told['note']}"
+            told["findings"] = [{"level": "info", "text": text, "advice": ""}]
+        return told
 
     def measure(self, made: dict, sampled: Path | None) -> dict[str, list[Measurement]]:
         """Latency and memory of all artifacts, interleaved."""

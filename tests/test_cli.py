@@ -73,6 +73,7 @@ def test_help_fits_its_terminal():
         ["shrink", "nowhere.keras", "--target", "tflite-int9", "--data", "random"],
         ["nothing"],
         ["report", "nowhere"],
+        ["report", "nowhere", "elsewhere"],
         ["completion", "bash"],
         [],
     ],
@@ -129,6 +130,9 @@ def test_targets_lists_each_with_what_it_is_for():
         (["shrink", "MODEL", "--data", "random", "--max-drop", "0.1"], 2, "--max-drop", "--data"),
         (["shrink", "MODEL", "--target", "keras", "--labels", "nowhere.txt"], 2, "nowhere.txt", ""),
         (["report", "nowhere"], 2, "nowhere", ""),
+        (["report", "nowhere", "elsewhere"], 2, "nowhere", "report.json"),
+        (["report", "nowhere", "nowhere"], 2, "given twice", "once"),
+        (["report"], 2, "FOLDER", "--help"),
     ],
 )
 def test_bad_input_is_two_lines_and_the_documented_code(model, tmp_path, argv, code, told, hint):

@@ -12,7 +12,7 @@ import pytest
 
 from tfcompress import arguments, completion, data, steps, targets
 from tfcompress.benchmark import gate_formats, words
-from tfcompress.compress import recipe
+from tfcompress.compress.training import recipe
 
 COMMANDS = arguments.parser().commands()
 FILES = ("model.keras", "my.toml", "samples.npz", "with space.keras")

@@ -99,7 +99,7 @@ class CompiledModel {
 def write(out: Path, target: str, file: Path, **about) -> Path:
     """A copy of a .tflite or .onnx file with its usage note beside it; gives the file."""
     if file.suffix == ".onnx":
-        from tfcompress.compress import onnx_graph as files
+        from tfcompress.compress.onnx import graph as files
 
         inside = {}
     else:
