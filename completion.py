@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import arguments, targets
 
-RECIPES = Path(__file__).parent / "compress" / "recipes_toml"
+RECIPES = Path(__file__).parent / "compress" / "training" / "recipes_toml"
 # What other modules take as values: here as words, so that none of them is imported for it.
 VALUES = {
     "format": ("table", "json", "junit", "github", "sarif", "benchmark", "markdown"),

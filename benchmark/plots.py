@@ -129,8 +129,9 @@ def latencies(report: Report) -> svg.Plot | None:
     caption += " Logarithmic scale." if log else ""
     if beyond:
         caption += f" {beyond} slower sample{'s' if beyond > 1 else ''} beyond the edge."
+    heads = heads if len(heads) > 1 or soft else {}
     drawn = _rows("latency", "Latency of each artifact", rows, summary.pick(report), said, draw,
-                  axis, lambda v: f"{v:,g} {unit}", line=44, heads=heads if len(heads) > 1 or soft else {})
+                  axis, lambda v: f"{v:,g} {unit}", line=44, heads=heads)
     return svg.Plot("latency", "Latency", drawn, caption)
 
 
