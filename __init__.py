@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 _PUBLIC = {"shrink": "pipeline", "Result": "pipeline"}
-_MODULES = {"training": "compress.own_loop", "recipe": "compress.recipe"}
+_MODULES = {"training": "compress.training.own_loop", "recipe": "compress.training.recipe"}
 
 
 def __getattr__(name: str):

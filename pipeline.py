@@ -25,7 +25,7 @@ from .artifact import Artifact, Measurement, Report, Row
 from .benchmark import environment, latency, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
 from .child import Child
-from .compress import scan
+from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
 from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
@@ -330,7 +330,7 @@ class _Run:
         quantizing = macs = None
         if tflite:
             quantizer = self.steps.child("quantization")
-            pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.quantize"]})
+            pool.submit(quantizer.call, "filing:warm", {"modules": ["compress.tflite.quantize"]})
         eight_bit = tuple(t.name for t in self.targets if t.quantization == "int8")
         made = Made(self.source.info, self.source.sampled(), eight_bit)
         sampled = made.sampled
@@ -398,7 +398,7 @@ class _Run:
                 )
                 compiled = told.pop("path")
                 if compiled and target.compiler != "web":
-                    told["measurements"] += child.call("worker:sizes", {"path": compiled})[
+                    told["measurements"] += child.call("filing:sizes", {"path": compiled})[
                         "measurements"
                     ]
             paths = [compiled or str(path), *told.pop("files")]
@@ -472,7 +472,7 @@ class _Run:
             with self.steps.child(f"{target.name} comparison") as child:
                 if target.runtime == "keras" and self.options.custom_objects:
                     child.call("worker:register", {"modules": list(self.options.custom_objects)})
-                found = child.call("worker:describe", {"path": str(path)}) | {"findings": []}
+                found = child.call("filing:describe", {"path": str(path)}) | {"findings": []}
                 if judged:
                     told = child.call(
                         "benchmark.compare:run",
@@ -579,7 +579,7 @@ class _Run:
 
         def describe(place: Path) -> dict:
             with self.steps.child("size") as child:
-                return child.call("worker:describe", {"path": os.path.abspath(self.options.model)})
+                return child.call("filing:describe", {"path": os.path.abspath(self.options.model)})
 
         folder = self.steps.step("describe", {}, self.steps.model_digest, describe)
         records = store.read_json(folder / "step.json")["measurements"] + timed

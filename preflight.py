@@ -95,7 +95,7 @@ def _is_float(op: dict) -> bool:
 
 def _mark_supported(model, ops: list[dict], targets: list[dict]) -> None:
     """Note at each operator the integer types in which it has a form."""
-    from .compress import recipes
+    from .compress.tflite import recipes
 
     asked = {PRECISION[t["quantization"]] for t in targets if t["quantization"] in PRECISION}
     for op in ops:

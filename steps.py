@@ -16,8 +16,8 @@ from pathlib import Path
 from . import __version__, data, store
 from .artifact import Step
 from .child import Child, Progress
-from .compress import recipe
-from .compress.recipe import Recipe
+from .compress.training import recipe
+from .compress.training.recipe import Recipe
 from .errors import UsageError
 from .targets import Target
 
@@ -64,6 +64,7 @@ class Options:
     learning_rate: float | None = None
     backend: str = "native"
     trim: bool = False
+    sparse: bool = False
 
     def chosen_recipe(self) -> Recipe | None:
         """The recipe that the flags or the file ask for; None where nothing is trained.
@@ -227,9 +228,11 @@ def _version(package: str) -> str | None:
 def code_digest() -> str:
     """This package's own source: a changed line makes earlier steps' results stale."""
     here = Path(__file__).parent
-    folders = ("", "compress", "compress/lower", "export", "benchmark", "targets")
-    files = [p for folder in folders for p in sorted((here / folder).glob("*.py"))]
-    return store.digest([(p.name, store.file_digest(p)) for p in files])
+    files = [*here.glob("*.py")]
+    for room in ("compress", "export", "benchmark", "targets"):
+        files += (here / room).rglob("*.py")
+    names = sorted(p.relative_to(here).as_posix() for p in files)
+    return store.digest([(name, store.file_digest(here / name)) for name in names])
 
 
 def _module_digest(name: str) -> str:

@@ -1,13 +1,13 @@
-"""What the pipeline's child processes run: thin calls into the floors below.
+"""What runs in the source model's process, with TensorFlow: thin calls into the floors below.
 
 The pipeline itself imports nothing heavy; each function here is called through `Child.call` with
-JSON and keeps its state (the loaded model) in the child between calls.
+JSON and keeps its state (the loaded model) in the child between calls. What needs no TensorFlow is
+in `filing`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import importlib
 import re
 import shutil
@@ -25,14 +25,11 @@ LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off b
 OPTIMIZER = "{:,} bytes of the file are optimizer state; they are not counted as the model's size"
 
 
-# The source model, in a process with TensorFlow ---------------------------------------------
-
-
 def open_source(payload: dict, progress: Progress) -> dict:
     """Load the model and say what it is."""
     progress(None, "loading TensorFlow")
     _import_keras()
-    from .compress import load
+    from .compress.models import load
 
     progress(None, "reading the model")
     loaded = load.open_model(
@@ -153,7 +150,7 @@ def time_source(payload: dict, progress: Progress) -> dict:
     """Latency of the source model on one sample, in TensorFlow, as it is before anything else."""
     import numpy as np
 
-    from .compress import load
+    from .compress.models import load
 
     progress(None, "timing the source model")
     one = [np.asarray(a[:1]) for a in open_samples(payload["samples"])]
@@ -197,12 +194,12 @@ def reference(payload: dict, progress: Progress) -> dict:
 
 def train(payload: dict, progress: Progress) -> dict:
     """The source model, trained by the recipe: `model.keras`, and its float file after QAT."""
-    from .compress import recipe
+    from .compress.training import recipe
 
     if payload["backend"] == "tfmot":
-        from .compress import tfmot as engine
+        from .compress.training import tfmot as engine
     else:
-        from .compress import finetune as engine
+        from .compress.training import finetune as engine
     out = Path(payload["out"])
     done = engine.run(
         state["loaded"],
@@ -241,7 +238,8 @@ def learned_onnx(opset: int | None, batch: int | None) -> str:
 
 def _learned_onnx(done, out: Path, opset, batch, skip: list[str], progress: Progress) -> None:
     """The same as `_with_learned_ranges` in ONNX."""
-    from .compress import lower, onnx_learned
+    from .compress import lower
+    from .compress.onnx import learned as onnx_learned
     from .export.onnx import to_onnx
 
     loaded = state["loaded"]
@@ -265,7 +263,7 @@ def _learned_check(done) -> tuple[list, list]:
     import numpy as np
 
     rows = done.qat_model.ranges.samples[:4]
-    wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
+    wanted = [[np.asarray(r) for r in done.qat_model(row)] for row in rows]
     return tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
 
 
@@ -278,7 +276,8 @@ def _with_learned_ranges(done, out: Path, skip: list[str], progress: Progress) -
     if done.qat_model is None:
         return None
     from . import tflite
-    from .compress import learned, lower
+    from .compress import lower
+    from .compress.tflite import learned
     from .export.tflite import to_tflite
 
     loaded = state["loaded"]
@@ -308,7 +307,7 @@ def _model(payload: dict):
     if not path:
         return state["loaded"]
     if state.get("trained", ("",))[0] != path:
-        from .compress import load
+        from .compress.models import load
 
         made = load.open_model(path, **state["how"])
         source = state["loaded"]
@@ -319,7 +318,7 @@ def _model(payload: dict):
 
 def run_model(arrays: list, loaded=None) -> list:
     """A model on the user's data; what TensorFlow rejects is an error in the data."""
-    from .compress import load
+    from .compress.models import load
 
     loaded = loaded or state["loaded"]
     try:
@@ -371,7 +370,8 @@ def convert(payload: dict, progress: Progress) -> dict:
 
 def convert_onnx(payload: dict, progress: Progress) -> dict:
     """The model as a float32 .onnx file, in the same way."""
-    from .compress import lower, onnx_graph
+    from .compress import lower
+    from .compress.onnx import graph as onnx_graph
     from .export.onnx import to_onnx
 
     loaded = _model(payload)
@@ -446,131 +446,11 @@ def _tfjs(loaded, payload: dict, progress: Progress) -> dict:
     return made
 
 
-# Files, in a process without TensorFlow -----------------------------------------------------
-
-
-def warm(payload: dict, progress: Progress) -> dict:
-    """Import what later calls need, while another process works."""
-    for module in payload["modules"]:
-        importlib.import_module(module)
-    return {}
-
-
-def quantize(payload: dict, progress: Progress) -> dict:
-    """One float file to one file per target, each with its metadata."""
-    if Path(payload["float"]).suffix == ".onnx":
-        from .compress import onnx_quantize as quantizer
-        from .export import onnx_metadata as metadata
-    else:
-        from .compress import quantize as quantizer
-        from .export import metadata
-
-    made = quantizer.run(payload, progress)
-    kinds = {t["name"]: t["quantization"] for t in payload["targets"]}
-    for name, result in made["targets"].items():
-        if "error" not in result:
-            if payload.get("int4") and kinds[name] == "int8" and result["path"].endswith(".tflite"):
-                _pack(result)
-            metadata.embed(
-                Path(result["path"]),
-                labels=payload["labels"],
-                normalization=payload["normalization"],
-                provenance=payload["provenance"] | {"target": name},
-            )
-            if result["path"].endswith(".tflite"):
-                from .compress import trim
-
-                trim.trim_file(result["path"], result["path"], names=not payload.get("trim"))
-    return made
-
-
-def adopt(payload: dict, progress: Progress) -> dict:
-    """A finished .tflite as a target's file, with its metadata."""
-    from .compress import trim
-    from .export import metadata
-
-    shutil.copyfile(payload["from"], payload["path"])
-    keys = ("labels", "normalization", "provenance")
-    metadata.embed(Path(payload["path"]), **{k: payload[k] for k in keys})
-    trim.trim_file(payload["path"], payload["path"], names=not payload["trim"])
-    return {"fallbacks": [], "notes": ["made by the training backend's own converter"]}
-
-
-def _pack(result: dict) -> None:
-    """Weights that were trained to 15 levels as int4."""
-    from .compress import int4
-
-    path = Path(result["path"])
-    content, names = int4.pack(path.read_bytes())
-    path.write_bytes(content)
-    result["notes"].append(f"{len(names)} kernels are stored as int4, as they were trained")
-
-
-def describe(payload: dict, progress: Progress) -> dict:
-    """Sizes of an artifact, and for a .tflite what is inside."""
-    path = Path(payload["path"])
-    measurements = _sizes(path)
-    io: dict = {}
-    if path.suffix in (".tflite", ".onnx"):
-        if path.suffix == ".onnx":
-            from .compress import onnx_graph as files
-        else:
-            from . import tflite as files
-
-        inside = files.describe(path)
-        weights = inside["weights"]
-        measurements += [
-            Measurement("parameters", "values", (inside["parameters"],)),
-            Measurement("zeros", "share", (weights["zeros"],)),
-        ]
-        if inside["macs"] is not None:
-            measurements.append(Measurement("macs", "MACs", (inside["macs"],)))
-        io = {
-            "inputs": inside["inputs"],
-            "outputs": inside["outputs"],
-            "weights": weights["dtypes"],
-            **({"tensors": inside["tensors"]} if "tensors" in inside else {}),
-            "ops": inside["histogram"],
-        }
-    return {"measurements": [m.to_dict() for m in measurements], "io": io}
-
-
-def sizes(payload: dict, progress: Progress) -> dict:
-    """Bytes of a file or folder, as it is and under gzip."""
-    return {"measurements": [m.to_dict() for m in _sizes(Path(payload["path"]))]}
-
-
-def _sizes(path: Path) -> list[Measurement]:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [
-        Measurement("size", "bytes", (sum(f.stat().st_size for f in files),)),
-        Measurement("size_gzip", "bytes", (sum(_gzipped(f) for f in files),)),
-    ]
-
-
-def _gzipped(path: Path) -> int:
-    class Count:
-        total = 0
-
-        def write(self, chunk) -> int:
-            self.total += len(chunk)
-            return len(chunk)
-
-        def flush(self) -> None:
-            pass
-
-    count = Count()
-    with gzip.GzipFile(fileobj=count, mode="wb", compresslevel=6, mtime=0) as packed:
-        with open(path, "rb") as file:
-            shutil.copyfileobj(file, packed, 1 << 20)
-    return count.total
-
-
 def register(payload: dict, progress: Progress) -> dict:
     """Make the user's own layers known to Keras in this process."""
     import keras
 
-    from .compress import load
+    from .compress.models import load
 
     keras.saving.get_custom_objects().update(load.gather_objects(payload["modules"]))
     return {}
@@ -582,7 +462,7 @@ def save_model(model, folder: Path) -> tuple[Path, tuple[str, ...]]:
     A model whose classes live in a notebook cannot be rebuilt by another process: it becomes a
     SavedModel, which needs no classes.
     """
-    from .compress import load, signature
+    from .compress.models import load, signature
 
     if not signature.is_keras3(model):
         path = folder / "model.keras"

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from . import flow
-from .load import Loaded
+from .models.load import Loaded
+from .training import flow
 
 # At inference these give what they get, so nothing of them is in any artifact.
 ONLY_IN_TRAINING = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",

@@ -18,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import flow, forms, kernels, load, prune, sites
-from .kernels import Kernel
+from .models import load
+from .training import flow, forms, kernels, prune, sites
+from .training.kernels import Kernel
 
 GOAL_DB = 20.0  # what a combination of changed layers must leave: an error of a tenth
 TRIES = 5  # to find a combination that does; each asks half the noise of the one before

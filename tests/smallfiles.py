@@ -6,7 +6,7 @@ import numpy as np
 from floatfiles import FloatFile
 
 from tfcompress import targets
-from tfcompress.compress import quantize
+from tfcompress.compress.tflite import quantize
 
 
 def images(count, seed=0):

@@ -11,8 +11,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from conftest import ROOT
 
-from tfcompress import cli, steps
-from tfcompress.compress import recipe
+from tfcompress import arguments, steps
+from tfcompress.compress.training import recipe
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
@@ -70,7 +70,7 @@ def test_recipes_are_recipes(code):
 
 @pytest.mark.parametrize("line", every(command_lines))
 def test_command_lines_are_accepted(line):
-    args = cli._parser().parse_args(shlex.split(line, comments=True)[1:])
+    args = arguments.parser().parse_args(shlex.split(line, comments=True)[1:])
     if args.command_name == "shrink" and not str(args.recipe).endswith(".toml"):
         known = set(steps.Options.__dataclass_fields__)
         told = {k: v for k, v in vars(args).items() if k in known and v is not None}
@@ -82,7 +82,7 @@ def test_command_lines_are_accepted(line):
 
 @pytest.mark.parametrize("page", [DOCS / "stages.md", *sorted(STAGES.glob("*.md"))], ids=name_of)
 def test_flags_of_the_stages_are_flags(page):
-    parser = cli._parser()._subparsers._group_actions[0].choices["shrink"]
+    parser = arguments.parser()._subparsers._group_actions[0].choices["shrink"]
     for span in SPAN.findall(prose(page.read_text())):
         if span.startswith("--"):
             assert span.split()[0] in parser._option_string_actions, span
@@ -106,7 +106,7 @@ def test_the_files_that_the_architecture_names_are_there():
         for span in SPAN.findall(line) if line.startswith("| `") else ():
             if re.fullmatch(r"[\w/]+(\.py|/)", span):
                 if re.match(r"(compress|export|benchmark|docs|tests|targets)/", span):
-                    folder = span.split("/")[0] + "/"
+                    folder = span.rpartition("/")[0] + "/"
                 found.append(span if "/" in span.rstrip("/") else folder + span)
     assert len(found) > 100
     assert not [path for path in found if not (ROOT / path).exists()]

@@ -23,7 +23,7 @@ def save_samples(folder, inputs, labels=None):
 @functools.cache
 def digits():
     """The example's model, loaded, and its arrays."""
-    from tfcompress.compress import load
+    from tfcompress.compress.models import load
 
     return (load.open_model(ROOT / "examples" / "digits.keras"),
             dict(np.load(ROOT / "examples" / "digits.npz")))
@@ -64,6 +64,6 @@ def static(specs):
 
 def kernels_of(model):
     """(kernel's layout, its values) of each kernel of a model."""
-    from tfcompress.compress import kernels
+    from tfcompress.compress.training import kernels
 
     return [(k, k.variable.numpy()) for k in kernels.find(model)[0]]

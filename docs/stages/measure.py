@@ -27,7 +27,7 @@ def main(chosen: list[str]) -> None:
     """Measure the figures of the chosen pictures, of all without a choice."""
     import numpy as np
 
-    from tfcompress.compress import load
+    from tfcompress.compress.models import load
 
     data = dict(np.load(EXAMPLES / "digits.npz"))
     source = load.open_model(EXAMPLES / "digits.keras")
@@ -60,7 +60,7 @@ def structured(source, data: dict, place: Path) -> dict:
 
 def pruned(source, data: dict, place: Path) -> dict:
     """80 % zeros: one kernel before and after, the epochs, patterns, and the int8 file."""
-    from tfcompress.compress import kernels, prune
+    from tfcompress.compress.training import kernels, prune
 
     before = _kernel(source.model)
     done = _run(source, place / "with", {"stage": "prune", "sparsity": 0.8}, epochs=30)
@@ -99,7 +99,7 @@ def quantized(source, data: dict, place: Path) -> dict:
     """Learned ranges beside the values; one channel's weights; the file against the model."""
     import numpy as np
 
-    from tfcompress.compress import kernels
+    from tfcompress.compress.training import kernels
 
     done = _run(source, place / "with", {"stage": "qat"}, epochs=8)
     four = _run(source, place / "with", {"stage": "qat", "weight_bits": 4}, epochs=8)
@@ -157,7 +157,7 @@ def own_training(source, data: dict, place: Path) -> dict:
     import keras
     import numpy as np
 
-    from tfcompress.compress import own_loop, recipe
+    from tfcompress.compress.training import own_loop, recipe
 
     keras.utils.set_random_seed(0)
     x, y = (data[k].astype("float32" if k[0] == "x" else "int32") for k in ("x_train", "y_train"))
@@ -188,7 +188,7 @@ def own_training(source, data: dict, place: Path) -> dict:
 
 
 def _run(model, samples: Path, stage: dict, **training):
-    from tfcompress.compress import finetune, recipe
+    from tfcompress.compress.training import finetune, recipe
 
     asked = recipe.from_dict({"stages": [stage], "training": training})
     return finetune.run(model, asked, samples)
@@ -197,7 +197,7 @@ def _run(model, samples: Path, stage: dict, **training):
 def _file(qat_model, source, place: Path, data: dict | None = None) -> dict:
     """The int8 file of a model with learned ranges: bytes, gzip, and whether it agrees."""
     from tfcompress.artifact import TensorSpec
-    from tfcompress.compress import qat_export
+    from tfcompress.compress.training import qat_export
 
     inputs = [TensorSpec(s.name, (1, *s.shape[1:]), s.dtype) for s in source.inputs]
     told = qat_export.to_int8(qat_model, place / "model.tflite", inputs, source.outputs)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfcompress.benchmark import svg
 from tfcompress.benchmark.svg import Axis, text
-from tfcompress.compress import prune, recipe
+from tfcompress.compress.training import prune, recipe
 
 HERE = Path(__file__).parent
 WIDE, EDGE = 760, 24  # of a picture and its margins, in pixels

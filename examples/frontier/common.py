@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.compress import load, qat_export, trim
+from tfcompress.compress.models import load
+from tfcompress.compress.tflite import trim
+from tfcompress.compress.training import qat_export
 
 
 def write_samples(folder: Path, inputs: np.ndarray, labels: np.ndarray) -> Path:

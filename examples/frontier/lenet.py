@@ -17,7 +17,7 @@ from pathlib import Path
 import common
 import numpy as np
 
-from tfcompress.compress import finetune, recipe
+from tfcompress.compress.training import finetune, recipe
 
 FLOAT = recipe.Training(distill=False, augment="shift", batch_size=128, validation=0.0)
 SMALL = recipe.Training(augment="common:nudge", batch_size=128, validation=0.0)

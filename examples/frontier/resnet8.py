@@ -20,7 +20,9 @@ import common
 import numpy as np
 
 from tfcompress.benchmark import latency
-from tfcompress.compress import blocks, finetune, load, recipe
+from tfcompress.compress.models import load
+from tfcompress.compress.tflite import blocks
+from tfcompress.compress.training import finetune, recipe
 
 TRAINING = recipe.Training(augment="flip+shift", batch_size=64, validation=0.0)
 

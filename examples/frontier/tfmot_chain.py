@@ -21,7 +21,9 @@ import numpy as np
 
 from tfcompress import tflite
 from tfcompress.artifact import TensorSpec
-from tfcompress.compress import finetune, load, qat_export, recipe, tfmot, trim
+from tfcompress.compress.models import load
+from tfcompress.compress.tflite import trim
+from tfcompress.compress.training import finetune, qat_export, recipe, tfmot
 
 CHAINS = {
     "PQAT": (recipe.Prune(sparsity=0.7), recipe.Qat()),

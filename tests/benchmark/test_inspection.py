@@ -10,7 +10,7 @@ import pytest
 
 from tfcompress.benchmark import inspection, inspection_page
 from tfcompress.benchmark.inspection import Inspection
-from tfcompress.compress import recipe
+from tfcompress.compress.training import recipe
 
 SETTINGS = [{"name": "prune-50", "kind": "prune", "amount": 0.5},
             {"name": "weights-4", "kind": "weights", "amount": 4},

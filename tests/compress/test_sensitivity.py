@@ -6,8 +6,8 @@ from training import digits
 
 from tfcompress.benchmark import change
 from tfcompress.compress import outline, sensitivity
-from tfcompress.compress.kernels import find
 from tfcompress.compress.sensitivity import SETTINGS, Setting
+from tfcompress.compress.training.kernels import find
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def test_changed_kernels_have_the_zeros_and_the_levels_that_were_asked_for():
 def test_the_outline_counts_each_weight_once_and_names_what_training_alone_needs():
     import keras
 
-    from tfcompress.compress import load
+    from tfcompress.compress.models import load
 
     keras.utils.clear_session()  # layers are numbered anew
     layers = keras.layers

@@ -56,7 +56,9 @@ def one(name: str, with_peer: bool) -> dict:
 
     from tfcompress import targets
     from tfcompress.benchmark.runtimes import open_session
-    from tfcompress.compress import load, lower, quantize
+    from tfcompress.compress import lower
+    from tfcompress.compress.models import load
+    from tfcompress.compress.tflite import quantize
     from tfcompress.export.tflite import snr_db, to_tflite
     from tfcompress.worker import _static
 

@@ -25,7 +25,9 @@ def one(name: str, make, folder: Path, formats: set[str]) -> dict:
     import numpy as np
     import zoo
 
-    from tfcompress.compress import load, lower, webfile
+    from tfcompress.compress import lower
+    from tfcompress.compress.models import load
+    from tfcompress.compress.tflite import webfile
     from tfcompress.export import tfjs, tflite
 
     try:

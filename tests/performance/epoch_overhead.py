@@ -17,7 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from tfcompress.compress import copying, recipe
+from tfcompress.compress.models import copying
+from tfcompress.compress.training import recipe
 
 
 def cnn():
@@ -46,7 +47,8 @@ MODELS = {"cnn": (cnn, (32, 32, 3)), "mobilenet": (mobilenet, (96, 96, 3))}
 
 def variants(model, samples):
     """`{name: (Keras model ready to fit, batches)}`, plain `fit` first."""
-    from tfcompress.compress import engine, load, training_data
+    from tfcompress.compress.models import load
+    from tfcompress.compress.training import engine, training_data
 
     x, y = samples
     loaded = load.describe(model, {}, [])

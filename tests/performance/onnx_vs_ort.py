@@ -66,7 +66,9 @@ def ours(model, samples, folder: Path) -> dict[str, Path]:
     import numpy as np
 
     from tfcompress import targets
-    from tfcompress.compress import load, lower, onnx_quantize
+    from tfcompress.compress import lower
+    from tfcompress.compress.models import load
+    from tfcompress.compress.onnx import quantize as onnx_quantize
     from tfcompress.export.onnx import to_onnx
 
     loaded = load.describe(model, {}, [])

@@ -22,7 +22,8 @@ def one(name: str, make, folder: Path, kinds: list[str]) -> dict:
     import onnx
     import zoo
 
-    from tfcompress.compress import load, lower
+    from tfcompress.compress import lower
+    from tfcompress.compress.models import load
     from tfcompress.export.onnx import to_onnx
 
     start = time.perf_counter()
@@ -50,7 +51,7 @@ def one(name: str, make, folder: Path, kinds: list[str]) -> dict:
 
 def quantized(path: Path, folder: Path, inputs, kinds: list[str]) -> dict:
     from tfcompress import targets
-    from tfcompress.compress import onnx_quantize
+    from tfcompress.compress.onnx import quantize as onnx_quantize
 
     made = onnx_quantize.run({
         "float": str(path), "samples": None, "out": str(folder),

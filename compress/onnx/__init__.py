@@ -1,0 +1,1 @@
+"""From .onnx to .onnx: quantization, QDQ nodes and passes over the graph."""

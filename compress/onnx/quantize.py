@@ -1,0 +1,282 @@
+"""Post-training quantization of ONNX: one float .onnx file in, one file per target out.
+
+A pass from file to file that never imports TensorFlow. Runs in a child process:
+`child.call("compress.onnx.quantize:run", payload, progress)`. As with TFLite (`quantize`), a file
+whose outputs fall below the target's `min_snr_db` against the float file gets wider types where
+the error begins, and each such place is reported.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...errors import DataError, TargetError, TfcompressError
+from ..tflite import calibrate, mixed
+from ..tflite.quantize import _reach
+from . import graph as og
+from . import learned, plans
+
+ROWS = 12  # rows on which precision is decided
+MARGIN = 2.0  # dB above the asked SNR, because it is measured on few rows
+LARGE = 1_000_000_000  # multiplications from which less is tried
+
+
+def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
+    """Quantize a float file for several targets.
+
+    Args:
+        payload: `float` (path of the float .onnx), `samples` (folder of samples, or None for seeded
+            random ones), `targets` (list of `Target.to_dict()`), `out` (folder), `names`
+            (`{"inputs": [...]}`, in the order of the samples); optional `strict` (a wider type is
+            an error) and `learned` (path of the same file with learned roundings in it, whose
+            ranges are used for 8-bit activations instead of measured ones).
+        progress: Called with "target:<name>" before each target.
+
+    Returns:
+        `{"targets": {name: {"path", "seconds", "fallbacks", "snr_db", "snr_by_output", "notes"}
+        or {"error"}}, "calibration": {"samples", "seconds", "random"}}`; `snr_db` is that of the
+        worst output against the float file on a few of the samples, None where infinite.
+
+    Raises:
+        ModelError: The float file cannot be read.
+        DataError: The samples cannot be read.
+        MissingExtra: onnx or onnxruntime is not installed.
+    """
+    source = Source.open(payload, progress)
+    out = Path(payload["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for target in payload["targets"]:
+        name = target["name"]
+        progress(None, f"target:{name}")
+        start = time.perf_counter()
+        try:
+            result = Job(source.aim_at(target), target).make()
+            if payload.get("strict") and result["fallbacks"]:
+                raise _refusal(name, result["fallbacks"])
+            path = out / f"{name}.onnx"
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_bytes(result.pop("model"))
+            os.replace(beside, path)
+            results[name] = {"path": str(path), "seconds": time.perf_counter() - start, **result}
+        except TfcompressError as error:
+            results[name] = {"error": error.to_dict()}
+    return {"targets": results, "calibration": source.summary()}
+
+
+def _refusal(name: str, fallbacks: list[dict]) -> TargetError:
+    first = fallbacks[0]
+    return TargetError(
+        f"{name}: {len(fallbacks)} operations need a wider type, first "
+        f"{first['op']} of {first['layer'] or first['tensor']} ({first['why']})",
+        f"without --strict it becomes {first['precision']}: {first['cost']}")
+
+
+@dataclass
+class Source:
+    """The float file and what is known of it, shared by all targets."""
+
+    data: bytes
+    model: object
+    samples: calibrate.Samples
+    rows: list[int]
+    reference: list[dict]
+    judged: set[str]
+    macs: int
+    progress: Callable
+    learned: dict
+    rounded: list[dict] | None = None  # outputs with the learned roundings
+    seconds: float = 0.0
+    _extremes: dict | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, payload: dict, progress) -> Source:
+        model = og.load(payload["float"])
+        data = Path(payload["float"]).read_bytes()
+        runner = og.Runner(data)
+        names = (payload.get("names") or {}).get("inputs") or list(runner.inputs)
+        if set(names) != set(runner.inputs):
+            raise TargetError(f"the float file's inputs are {list(runner.inputs)}, not {names}",
+                              "convert the model again")
+        samples = calibrate.Samples(payload.get("samples"), {n: runner.inputs[n] for n in names})
+        macs = og.macs(model)
+        rows = samples.spread(ROWS if macs < LARGE else ROWS // 3)
+        try:
+            reference = [runner.run(samples.row(k)) for k in rows]
+        except Exception as error:  # onnxruntime's own, of shapes and indices
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"the samples do not fit the model: {said}",
+                            "give data like those of training") from None
+        ranges, rounded = {}, None
+        if payload.get("learned"):
+            content = Path(payload["learned"]).read_bytes()
+            ranges = learned.strip(content)[1]
+            runner = og.Runner(content)
+            rounded = [runner.run(samples.row(k)) for k in rows]
+        return cls(data, model, samples, rows, reference, runner.floats, macs, progress, ranges,
+                   rounded)
+
+    def aim_at(self, target: dict) -> Source:
+        """This source as a target sees it: 8-bit activations have the learned ranges."""
+        if self.learned and target["quantization"] == "int8":
+            return replace(self, reference=self.rounded)
+        return replace(self, learned={}) if self.learned else self
+
+    def extremes(self) -> dict:
+        """Smallest and largest value per tensor and sample; measured when first asked for."""
+        if self._extremes is None:
+            start = time.perf_counter()
+            self._extremes = og.extremes(self.model, self.samples, self.progress)
+            self.seconds = time.perf_counter() - start
+        return self._extremes
+
+    def ranges(self, how: str) -> dict[str, tuple[float, float]]:
+        """`{tensor name: (min, max)}`: learned, over all samples, or the mean of their extremes."""
+        import numpy as np
+
+        found = {}
+        for name, pairs in self.extremes().items():
+            if not np.isfinite(pairs).all() or np.abs(pairs).max() > plans.HUGE:
+                continue
+            low, high = pairs.mean(axis=0) if how == "mean" else _reach(pairs, 1000)
+            found[name] = (float(low), float(high))
+        return found | {n: (float(a), float(b)) for n, (a, b) in self.learned.items()
+                        if n in found}
+
+    def summary(self) -> dict:
+        return {"samples": self.samples.count if self._extremes is not None else 0,
+                "seconds": self.seconds, "random": self.samples.random}
+
+    def snr(self, model: bytes) -> dict[str, float]:
+        """SNR in dB of every output against the float file; -inf where the file does not run.
+
+        Integer outputs (class numbers, say) count only where there are no float ones.
+        """
+        try:
+            runner = og.Runner(model)
+            values = [runner.run(self.samples.row(k)) for k in self.rows]
+        except Exception:  # onnxruntime's own: a node that has no kernel for these types
+            return dict.fromkeys(self.reference[0], -math.inf)
+        found = calibrate.output_snr(*[[{n: _real(v) for n, v in row.items()} for row in rows]
+                                       for rows in (self.reference, values)])
+        return {n: v for n, v in found.items() if n in self.judged} or found
+
+
+def _real(values):
+    import numpy as np
+
+    return np.asarray(values, np.float64) if values.dtype.kind in "fiub" else np.zeros(0)
+
+
+class Job:
+    """Makes one target's file."""
+
+    def __init__(self, source: Source, target: dict):
+        self.source, self.target, self.kind = source, target, target["quantization"]
+        self.asked = float(target.get("min_snr_db") or 0.0)
+        self.goal = self.asked + MARGIN
+        self.ranges = source.ranges("reach") if self.kind == "int8" else {}
+        self.ladders = plans.ladders(source.model, self.kind, set(self.ranges))
+        self.built: dict[tuple, tuple[bytes | None, float]] = {}
+        self.how = "reach"
+
+    def make(self) -> dict:
+        """`{"model", "fallbacks", "notes", "snr_db", "snr_by_output"}`.
+
+        Raises:
+            TargetError: No file that runs could be made.
+        """
+        if self.kind == "none":
+            return self._result(self.source.data, [], [])
+        base = {name: ladder[0] for name, ladder in self.ladders.items()}
+        plan, notes, before = base, [], self._trial(base)
+        search = mixed.Search(self._trial, self.goal,
+                              24 if self.source.macs > LARGE or len(base) > 150 else 64)
+        if before < self.goal and self.kind == "int8":
+            before, notes = self._narrower(base, before)
+        if before < self.goal:
+            plan = self._widen(base, search)
+        model, after = self._build(plan)
+        if model is None:
+            raise TargetError(f"{self.target['name']}: no file could be made of this model",
+                              "report it, with --debug")
+        return self._result(model, self._fallbacks(base, plan, before, after, search), notes)
+
+    def _narrower(self, base: dict, before: float) -> tuple[float, list[str]]:
+        """The mean of the samples' extremes as ranges, where that alone reaches the goal."""
+        if self.source.samples.count < 2 or self.source.learned:
+            return before, []
+        widest, self.ranges, self.how = self.ranges, self.source.ranges("mean"), "mean"
+        found = self._trial(base)
+        if found >= self.goal:
+            return found, ["activation ranges: mean of the samples' smallest and largest values"]
+        self.ranges, self.how = widest, "reach"
+        return before, []
+
+    def _widen(self, base: dict, search: mixed.Search) -> dict:
+        """The plan with the next precision where that is enough, the widest one otherwise."""
+        for rung in (1, -1):
+            wider = {n: ladder[rung] for n, ladder in self.ladders.items() if len(ladder) > 1}
+            found = search.widen(base, wider, [])
+            if found is not None:
+                return found
+        return base | {n: ladder[-1] for n, ladder in self.ladders.items()}
+
+    def _build(self, plan: dict) -> tuple[bytes | None, float]:
+        key = (self.how, *sorted(plan.items()))
+        if key not in self.built:
+            try:
+                model = plans.build(self.source.model, plan, self.ranges)
+            except Exception:  # the writers raise whatever they like
+                return self.built.setdefault(key, (None, -math.inf))
+            worst = min(self.source.snr(model).values(), default=math.inf)
+            if len(self.built) > 8:  # files are large: keep what the plans reached, not the bytes
+                self.built = {k: (None, v) for k, (_, v) in self.built.items()}
+            self.built[key] = model, worst
+        elif self.built[key][0] is None and self.built[key][1] > -math.inf:
+            self.built[key] = plans.build(self.source.model, plan, self.ranges), self.built[key][1]
+        return self.built[key]
+
+    def _trial(self, plan: dict) -> float:
+        return self._build(plan)[1]
+
+    def _result(self, model: bytes, fallbacks: list, notes: list) -> dict:
+        by_output = self.source.snr(model)
+        worst = min(by_output.values(), default=math.inf)
+        if worst == -math.inf:
+            raise TargetError(f"{self.target['name']}: ONNX Runtime cannot run the file",
+                              "report it, with --debug")
+        return {"model": model, "fallbacks": fallbacks, "notes": notes,
+                "snr_db": None if worst == math.inf else worst,
+                "snr_by_output": {n: (None if v == math.inf else v) for n, v in by_output.items()}}
+
+    def _fallbacks(self, base, plan, before, after, search) -> list[dict]:
+        """One record per node that is wider than the target asks for."""
+        nodes = {n.name: n for n in self.source.model.graph.node}
+        layers = og.layers(self.source.model.graph)
+        was = f"{before:.1f} dB" if before > -math.inf else "a file that does not run"
+        now = f"{after:.1f} dB" if after < math.inf else "exact"
+        found = []
+        for name, precision in plan.items():
+            wanted = base[name] == precision and precision in ("int8", "float16", "int4")
+            if wanted:
+                continue
+            node, alone = nodes[name], search.alone.get(name)
+            if base[name] == precision:
+                why = f"no {self.kind} form of this operation in the runtime"
+                cost = ("its inputs are rounded at every call" if precision == "dynamic"
+                        else "computed in float")
+            else:
+                why = (f"{self.kind} here alone leaves {alone:.1f} dB"
+                       if alone is not None and abs(alone) < math.inf
+                       else f"in {self.kind} the outputs fall below {self.asked:.0f} dB")
+                cost = f"SNR {was} -> {now} (all of them together)"
+            found.append({"op": node.op_type, "tensor": node.output[0],
+                          "layer": layers[name], "precision": plans.SAID[precision],
+                          "why": why, "cost": cost})
+        return found

@@ -1,0 +1,1 @@
+"""From .tflite to .tflite: quantization, calibration and passes over the file."""
