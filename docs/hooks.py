@@ -11,7 +11,7 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "examples/frontier/README.md": "frontier.md",
     "benchmark/report_schema.json": "schemas/report_schema.json",
-    "compress/recipe_schema.json": "schemas/recipe_schema.json",
+    "compress/training/recipe_schema.json": "schemas/recipe_schema.json",
 }
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 

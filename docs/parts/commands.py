@@ -3,6 +3,8 @@
 import argparse
 import re
 
+from tfcompress.arguments import parser
+
 from . import markdown as md
 
 # Why a line of the parser's examples cannot be run by the tests: what it has, and the reason.
@@ -10,16 +12,6 @@ CANNOT = {"ssh://": "needs a board", "s3://": "needs a bucket", "oci://": "needs
 EPILOG = re.compile(r"^(\w[\w ]*):\n((?:[ ]+.*\n?)+)", re.M)
 ELSEWHERE = {"docs/stages.md": "[Training](../stages.md)", "docs/check.md": "[check](../check.md)",
              "docs/publish.md": "[Publish and pull](../publish.md)"}
-
-
-def parser() -> argparse.ArgumentParser:
-    try:
-        from tfcompress import arguments
-    except ImportError:
-        from tfcompress import cli
-
-        return cli._parser()
-    return arguments.parser()
 
 
 def _commands() -> argparse._SubParsersAction:

@@ -6,7 +6,7 @@ import json
 import re
 
 from tfcompress import errors
-from tfcompress.compress import recipe, stages
+from tfcompress.compress.training import recipe, stages
 
 from . import markdown as md
 from .using import ROOT
