@@ -33,8 +33,8 @@ def prose(text):
 
 
 def blocks(text):
-    """Fenced and indented code."""
-    return [code for _, code in FENCE.findall(text)] + \
+    """Fenced and indented code, without what is only shown."""
+    return [code for language, code in FENCE.findall(text) if language != "text"] + \
         [textwrap.dedent(code) for code in INDENTED.findall(FENCE.sub("", text))]
 
 
