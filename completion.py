@@ -81,7 +81,7 @@ def _slot(action: argparse.Action, known: dict, command: str) -> Slot:
     value = action.metavar or action.dest.upper()
     told = known.get(action.dest, action.choices or ())
     paths = "files" if action.dest in OR_A_FILE and command != "pull" else ""
-    if value in FOLDERS or action.dest == "folder":
+    if value in FOLDERS or action.dest in ("folder", "folders"):
         paths = "folders"
     elif value.startswith(FILES) or not flags and not action.choices and action.dest != "alias":
         paths = "files"

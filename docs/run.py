@@ -46,13 +46,14 @@ class Block:
     why: str = ""
     span: tuple[int, int] = (0, 0)
     indent: str = ""
+    hidden: bool = False
 
 
 def blocks(text: str) -> Iterator[Block]:
     """The fenced blocks of a page and its hidden commands, in order."""
     for found in BLOCK.finditer(text):
         if found["hidden"] is not None:
-            yield Block("sh", found["hidden"].strip())
+            yield Block("sh", found["hidden"].strip(), hidden=True)
         else:
             indent = found["indent"]
             body = re.sub(rf"^{indent}", "", found["body"], flags=re.M)
@@ -90,6 +91,8 @@ def stage(folder: Path) -> None:
 
 def environment(folder: Path) -> dict[str, str]:
     """Variables for a page's programs: `tfcompress` and `python` are those of this interpreter."""
+    from tfcompress import store
+
     tools = folder / ".tools"
     if not tools.exists():
         tools.mkdir()
@@ -98,7 +101,8 @@ def environment(folder: Path) -> dict[str, str]:
             (tools / name).chmod(0o755)
     return os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1",
                          "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "100", "GIT_TERMINAL_PROMPT": "0",
-                         "PYTHONUNBUFFERED": "1"}
+                         "PYTHONUNBUFFERED": "1", "HOME": str(folder),
+                         "TFCOMPRESS_CACHE": str(store.default_root().absolute())}
 
 
 def run(text: str, folder: Path) -> Iterator[tuple[Block, str, Block | None]]:
@@ -120,7 +124,7 @@ def run(text: str, folder: Path) -> Iterator[tuple[Block, str, Block | None]]:
                                   env=environment(folder), timeout=TIMEOUT,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             assert done.returncode == 0, f"{block.body}\n{done.stdout}"
-            shown = after if after and after.language == "text" and not after.title else None
+            shown = after if after and after.language == "text" and not block.hidden else None
             yield block, done.stdout, shown
 
 

@@ -216,7 +216,10 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(examples, tmp_path, numbe
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for "&"
     )
-    time.sleep(4)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob("*/[0-9a-f]*/float.tflite")):  # much is still to do
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130 and len(told.splitlines()) == 2 and "interrupted" in told

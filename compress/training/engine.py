@@ -263,7 +263,8 @@ class Engine:
         for epoch in range(start, phase.end if learns else start):
             begin = time.perf_counter()
             rows = np.random.default_rng((self.seed, number, epoch)).permutation(self.train_rows)
-            watch = [self._pruner(stage, epoch * steps, steps * epochs)]
+            watch = [self._pruner(stage, epoch * steps, steps * epochs)] \
+                if isinstance(stage, recipe.Prune) else []
             try:
                 told = wrapped.fit(self._batches(rows, (self.seed, number, epoch)), verbose=0,
                                    shuffle=False, callbacks=watch).history
@@ -288,7 +289,7 @@ class Engine:
             if self.training.patience and state.waited >= self.training.patience:
                 break
         if isinstance(stage, recipe.Prune) and not (learns and epochs):
-            self._set_masks(stage, 1, 1)
+            prune.grow(self.mine, stage, prune.shares(self.model, stage), 1, 1)
         if not learns and NO_GRADIENT not in self.notes:
             self.notes.append(NO_GRADIENT)
         state.restore_best()
@@ -335,16 +336,15 @@ class Engine:
         made = getattr(keras.optimizers, kinds[self.training.optimizer])(rate, **extra)
         return keras.optimizers.LossScaleOptimizer(made) if policy == "mixed_float16" else made
 
-    def _pruner(self, stage: recipe.Stage, before: int, steps: int) -> Any:
+    def _pruner(self, stage: recipe.Prune, before: int, steps: int) -> Any:
         import keras
 
-        mine = self.mine
-        own = prune.shares(self.model, stage) if isinstance(stage, recipe.Prune) else {}
+        engine, own = self, prune.shares(self.model, stage)
 
         class Pruner(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
-                if isinstance(stage, recipe.Prune) and prune.masks_at(stage, before + batch, steps):
-                    prune.grow(mine, stage, own, before + batch, steps)
+                if prune.masks_at(stage, before + batch, steps):
+                    prune.grow(engine.mine, stage, own, before + batch, steps)
 
         return Pruner()
 

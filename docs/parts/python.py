@@ -45,7 +45,7 @@ def _about(module) -> str:
 
 def _function(where: str, one, level: int = 2, named: str = "") -> str:
     name = named or f"{where}.{one.__name__}"
-    head = f"{'#' * level} {name}\n\n" + md.fence("python", _signature(name, one))
+    head = f"{'#' * level} {name}\n\n" + md.fence("py", _signature(name, one))
     return f"{head}\n\n{_docstring(one)}"
 
 
