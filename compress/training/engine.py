@@ -191,6 +191,7 @@ class Engine:
         elif again:
             return
         elif isinstance(stage, recipe.Prune):
+            prune.shares(self.model, stage)
             for form in self.mine:
                 form.set_mask(self._ones(form))
         else:
@@ -262,7 +263,8 @@ class Engine:
         for epoch in range(start, phase.end if learns else start):
             begin = time.perf_counter()
             rows = np.random.default_rng((self.seed, number, epoch)).permutation(self.train_rows)
-            watch = [self._pruner(stage, epoch * steps, steps * epochs)]
+            watch = [self._pruner(stage, epoch * steps, steps * epochs)] \
+                if isinstance(stage, recipe.Prune) else []
             try:
                 told = wrapped.fit(self._batches(rows, (self.seed, number, epoch)), verbose=0,
                                    shuffle=False, callbacks=watch).history
@@ -287,7 +289,7 @@ class Engine:
             if self.training.patience and state.waited >= self.training.patience:
                 break
         if isinstance(stage, recipe.Prune) and not (learns and epochs):
-            self._set_masks(stage, 1, 1)
+            prune.grow(self.mine, stage, prune.shares(self.model, stage), 1, 1)
         if not learns and NO_GRADIENT not in self.notes:
             self.notes.append(NO_GRADIENT)
         state.restore_best()
@@ -334,23 +336,17 @@ class Engine:
         made = getattr(keras.optimizers, kinds[self.training.optimizer])(rate, **extra)
         return keras.optimizers.LossScaleOptimizer(made) if policy == "mixed_float16" else made
 
-    def _pruner(self, stage: recipe.Stage, before: int, steps: int) -> Any:
+    def _pruner(self, stage: recipe.Prune, before: int, steps: int) -> Any:
         import keras
 
-        engine = self
+        engine, own = self, prune.shares(self.model, stage)
 
         class Pruner(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
-                if isinstance(stage, recipe.Prune) and prune.masks_at(stage, before + batch, steps):
-                    engine._set_masks(stage, before + batch, steps)
+                if prune.masks_at(stage, before + batch, steps):
+                    prune.grow(engine.mine, stage, own, before + batch, steps)
 
         return Pruner()
-
-    def _set_masks(self, stage: recipe.Prune, step: int, steps: int) -> None:
-        share = prune.sparsity_at(stage, step, steps)
-        for form in self.mine:
-            form.set_mask(prune.mask(form.kernel, form.kernel.variable.numpy(), stage.pattern,
-                                     share))
 
     def _eligible(self, stage: recipe.Stage, epoch: int, epochs: int) -> bool:
         """Whether an epoch's weights may be the best: not while sparsity still grows."""

@@ -70,7 +70,9 @@ def wrap(model: Any, stage: recipe.Stage, data: Any = None, seed: int = 0) -> tu
     if isinstance(stage, recipe.Qat):
         hooks = qat.begin(inner, pack, batches, stage, mine)
     made = forms.formed_class()(inner, pack, mine, hooks)
-    return made, [_pruner(mine, stage)] if isinstance(stage, recipe.Prune) else []
+    if not isinstance(stage, recipe.Prune):
+        return made, []
+    return made, [_pruner(mine, stage, prune.shares(inner, stage))]
 
 
 def finish(model: Any) -> Any:
@@ -124,7 +126,7 @@ def _batches(data: Any) -> list[list]:
     return [[a[i:i + size] for a in arrays] for i in range(0, count - size + 1, size)]
 
 
-def _pruner(mine: list[forms.Form], stage: recipe.Prune) -> Any:
+def _pruner(mine: list[forms.Form], stage: recipe.Prune, own: dict[int, float]) -> Any:
     """Sets masks along the schedule, over as many steps as `fit` is going to make."""
     import keras
 
@@ -141,9 +143,6 @@ def _pruner(mine: list[forms.Form], stage: recipe.Prune) -> Any:
             self.step += 1
 
         def set(self, step: int, steps: int) -> None:
-            share = prune.sparsity_at(stage, step, steps)
-            for form in mine:
-                form.set_mask(prune.mask(form.kernel, form.kernel.variable.numpy(),
-                                         stage.pattern, share))
+            prune.grow(mine, stage, own, step, steps)
 
     return Pruner()
