@@ -99,8 +99,8 @@ def quantized(model: Any) -> qat.FakeQuantized:
                          "wrap(model, recipe.Qat(), data=...)")
     for form in hidden["forms"]:
         form.kernel.variable.assign(form.value())
-    bits = {id(f.kernel.variable): f.bits for f in hidden["forms"] if f.bits}
-    return qat.FakeQuantized(model.inner, hidden["hooks"], hidden["pack"], bits)
+    rounded = {id(f.kernel.variable): f for f in hidden["forms"] if f.bits}
+    return qat.FakeQuantized(model.inner, hidden["hooks"], hidden["pack"], rounded)
 
 
 def _open(mine: list[forms.Form]) -> None:

@@ -215,7 +215,7 @@ def begin(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
           forms: list) -> Ranges:
     """Round the kernels of some forms from here on; what is left is as in `prepare`."""
     for form in forms:
-        form.bits = stage.weight_bits
+        form.begin_rounding(stage.weight_bits)
     return prepare(model, pack, batches, stage, {id(f.kernel.variable): f for f in forms})
 
 
@@ -223,13 +223,15 @@ class FakeQuantized:
     """A trained model with its learned ranges; its weights are rounded already.
 
     `run(tensors)` takes the inputs in order and gives the outputs in order, at inference. The
-    model's biases are put on the file's grid when this is made.
+    model's biases are put on the file's grid when this is made. `whole` are the kernels that were
+    rounded with one scale.
     """
 
-    def __init__(self, model: Any, ranges: Ranges, pack: Callable, bits: dict[int, int]):
+    def __init__(self, model: Any, ranges: Ranges, pack: Callable, forms: dict[int, Any]):
         self.model, self.ranges, self.pack = model, ranges, pack
-        self.constants, self.bits = ranges.values(), sorted(set(bits.values()))
-        biases.settle(ranges.settled, self.constants, bits)
+        self.constants, self.bits = ranges.values(), sorted({f.bits for f in forms.values()})
+        self.whole = [f.kernel for f in forms.values() if f.whole]
+        biases.settle(ranges.settled, self.constants, forms)
 
     def __call__(self, inputs: Any, training: bool = False) -> list:
         """As `run`, for what converts Keras models: one tensor, or a list of them."""

@@ -43,7 +43,7 @@ def digits(_: argparse.Namespace) -> tuple:
 
 def mnist(options: argparse.Namespace) -> tuple:
     """A small plain CNN, trained here."""
-    return _trained(options.mnist, options, filters=(12, 24), shape=(28, 28, 1), epochs=3)
+    return _trained(options.mnist, options, filters=(12, 24), shape=(28, 28, 1), epochs=6)
 
 
 def cifar10(options: argparse.Namespace) -> tuple:
@@ -82,10 +82,10 @@ def cnn(shape: tuple, filters: tuple):
     x = layers.Rescaling(1 / 255)(given)
     for count in filters:
         x = layers.Conv2D(count, 3, padding="same", use_bias=False)(x)
-        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
         x = layers.MaxPooling2D()(x)
     y = layers.Conv2D(filters[-1], 3, padding="same", use_bias=False)(x)
-    y = layers.ReLU()(layers.BatchNormalization()(y))
+    y = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(y))
     x = layers.Flatten()(layers.Add()([x, y]))
     return keras.Model(given, layers.Dense(10, activation="softmax", name="label")(x))
 
