@@ -16,6 +16,7 @@ from . import biases, flow, kernels, recipe, sites
 
 ROWS = 256  # samples on which ranges start
 LEAST = 1e-6
+PACE = 1.0  # of a range's width, by which a learning rate moves its ends
 
 
 class Ranges:
@@ -38,20 +39,21 @@ class Ranges:
 
         self.plan, self.skipped, self.samples = plan, skipped, samples
         self.settled, self.loops = settled, loops
-        self.low, self.high = (
-            [keras.Variable(value, dtype="float32", autocast=False, name=f"{name}_{i}")
-             for i in range(plan.ranges)] for name, value in (("low", 0.0), ("high", LEAST)))
+        self.low, self.high, self.unit = (
+            [keras.Variable(value, dtype="float32", autocast=False, name=f"{name}_{i}",
+                            trainable=name != "unit") for i in range(plan.ranges)]
+            for name, value in (("low", 0.0), ("high", LEAST), ("unit", 1.0)))
         self.constants: list[tuple[float, float]] | None = None
         self._active: list[contextlib.ExitStack] = []
         self._index = {(s.kind, s.key, s.place): s.range for s in plan.sites}
 
     def variables(self) -> list:
-        return [*self.low, *self.high]
+        return [*self.low, *self.high, *self.unit]
 
     def values(self) -> list[tuple[float, float]]:
         """(min, max) of each range, with zero inside."""
-        return [(min(float(a.numpy()), 0.0), max(float(b.numpy()), LEAST))
-                for a, b in zip(self.low, self.high, strict=True)]
+        return [(min(float(a.numpy() * u.numpy()), 0.0), max(float(b.numpy() * u.numpy()), LEAST))
+                for a, b, u in zip(self.low, self.high, self.unit, strict=True)]
 
     def to_list(self) -> list[dict]:
         """`{"layer", "where", "min", "max"}` per site, for reports."""
@@ -66,8 +68,9 @@ class Ranges:
         if self.constants:  # the converter wants bare constants
             low, high = (tf.constant(v, tf.float32) for v in self.constants[number])
         else:
-            low = tf.minimum(self.low[number].value, 0.0)
-            high = tf.maximum(self.high[number].value, LEAST)
+            unit = self.unit[number].value
+            low = tf.minimum(self.low[number].value * unit, 0.0)
+            high = tf.maximum(self.high[number].value * unit, LEAST)
         rounded = tf.quantization.fake_quant_with_min_max_vars(
             tf.cast(tensor, tf.float32), low, high, num_bits=8)
         return tf.cast(rounded, tensor.dtype)
@@ -136,8 +139,11 @@ class Ranges:
                 seen.setdefault(number, []).append(pair)
         for number, pairs in seen.items():
             low, high = np.mean(pairs, axis=0)
-            self.low[number].assign(min(float(low), 0.0))
-            self.high[number].assign(max(float(high), LEAST))
+            low, high = min(float(low), 0.0), max(float(high), LEAST)
+            unit = np.float32((high - low) * PACE)
+            self.unit[number].assign(unit)
+            self.low[number].assign(low / unit)
+            self.high[number].assign(high / unit)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def floats(tmp_path, factors):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scaled", [False, True])
-def test_the_integers_of_the_file_are_those_of_the_grid_and_the_runtime_takes_them(tmp_path, scaled):
+def test_the_integers_are_those_of_the_grid_and_the_runtime_takes_them(tmp_path, scaled):
     from tfcompress import tflite
     from tfcompress.compress.tflite import quantize
 
@@ -92,7 +92,7 @@ def test_the_integers_of_the_file_are_those_of_the_grid_and_the_runtime_takes_th
               "min_snr_db": 20}
     told = quantize.run({"float": str(path), "samples": str(tmp_path / "samples"), "names": None,
                          "targets": [target], "out": str(tmp_path)}, lambda *_: None)
-    assert told["targets"]["t"]["snr_db"] > 30  # from the float model: activations alone are rounded
+    assert told["targets"]["t"]["snr_db"] > 30  # activations alone are rounded
     model = tflite.load(tmp_path / "t.tflite")
     graph, seen = model.subgraphs[0], 0
     for op in graph.operators:
