@@ -37,6 +37,11 @@ def begin(forms: list[Form], stage: recipe.Cluster, seed: int = 0) -> list[dict]
     return skipped
 
 
+def regroups_at(step: int, steps: int) -> bool:
+    """Whether weights may change their cluster before this step: a hundred times on the way."""
+    return step > 0 and step % max(1, steps // UPDATES) == 0
+
+
 def assign(forms: list[Form], clusters: int, init: str = "linear", rng: Any = None) -> str:
     """Give some forms the same clusters; masked weights have a cluster of their own: zero.
 

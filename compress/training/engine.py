@@ -346,7 +346,7 @@ class Engine:
                 if isinstance(stage, recipe.Prune):
                     if prune.masks_at(stage, step, steps):
                         engine._set_masks(stage, step, steps)
-                elif step and step % max(1, steps // cluster.UPDATES) == 0:
+                elif cluster.regroups_at(step, steps):
                     for form in engine.forms.values():
                         form.regroup()
 
