@@ -175,7 +175,8 @@ class Row:
 class Report:
     """What `report.json` holds; `benchmark/report_schema.json` documents it field by field.
 
-    `training` is None where the model was exported as it came.
+    `training` is None where the model was exported as it came; `picks` are the artifacts to take
+    and why (`benchmark/picks.py`).
     """
 
     source: dict
@@ -188,6 +189,7 @@ class Report:
     version: str
     seconds: float = 0.0
     training: dict | None = None
+    picks: tuple[dict, ...] = ()
 
     @classmethod
     def from_dict(cls, record: dict) -> Report:
@@ -202,6 +204,7 @@ class Report:
             version=record["tool"]["version"],
             seconds=record.get("seconds", 0.0),
             training=record.get("training"),
+            picks=tuple(record.get("picks", ())),
         )
 
     def to_dict(self) -> dict:
@@ -215,6 +218,7 @@ class Report:
             "data": self.data,
             "recipe": self.recipe,
             "training": self.training,
+            "picks": list(self.picks),
             "rows": [r.to_dict() for r in self.rows],
             "environment": self.environment,
         }

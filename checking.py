@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import output, store, targets, worker
+from . import filing, output, store, targets
 from .artifact import Report, Row
 from .benchmark import gate, gate_formats, gate_limits, growth, latency
 from .benchmark import report as reports
@@ -193,7 +193,7 @@ def _sizes(path: Path) -> dict:
     """What the files themselves say."""
     if not path.exists():
         raise UsageError(f"no artifact {path}", "run tfcompress shrink first, or correct the path")
-    told = worker.describe({"path": str(path)}, lambda *_: None)
+    told = filing.describe({"path": str(path)}, lambda *_: None)
     by = {m["name"]: m["values"][0] for m in told["measurements"]}
     tensors = [{k: t[k] for k in KEPT} for t in told["io"].get("tensors", [])]
     return {"sha256": store.file_digest(path), "bytes": by["size"], "gzip": by["size_gzip"],
@@ -380,8 +380,11 @@ def _earlier(config: Config, target: str) -> tuple[Path | None, str]:
 
 def render(result: Result, form: str, width: int = 100, color: bool = False) -> str:
     """The result as text in one of `gate_formats.FORMATS`."""
+    file = result.config.file  # machines look for it from the root of the repository
+    if file.is_absolute() and file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
     return gate_formats.FORMATS[form](gate_formats.Told(
-        result.checks, result.findings, result.growth, result.config.file, width, color))
+        result.checks, result.findings, result.growth, file, width, color))
 
 
 def save(text: str, path: str | Path) -> None:

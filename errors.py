@@ -93,11 +93,11 @@ def _tree(kind: type) -> list[type]:
     return [kind, *(sub for child in kind.__subclasses__() for sub in _tree(child))]
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """A hint: the known name that is nearest, or all of them."""
+def meant(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint: the known name that is nearest, or else all of them (or what is said instead)."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else otherwise or f"known: {', '.join(known)}"
 
 
 def known_keys(values: dict, known: Iterable[str], where: str) -> None:

@@ -22,11 +22,12 @@ from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, runtimes, shrinking, verdict
+from .benchmark import environment, latency, picks, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
-from .child import Child
+from .child import Child, ChildDied
 from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
+from .export import explorer, usage
 from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
 from .steps import Event, Options, Steps
@@ -34,6 +35,7 @@ from .targets import Target
 
 MACS_TO_JUDGE = 200_000_000_000  # held-back samples are as many as fit into this much work
 MEASURE_SECONDS = 8.0  # for all artifacts together
+LAYERS = {".tflite": "benchmark.layers:run", ".onnx": "compress.onnx.layers:run"}
 FEWEST, MOST = 200, data.MOST_HELD_BACK
 
 
@@ -176,6 +178,9 @@ def _targets(options: Options) -> list[Target]:
             target = dataclasses.replace(target, io_dtype=options.io_dtype)
         if target.name in [t.name for t in chosen]:
             raise UsageError(f"two targets are called {target.name!r}", "rename one of the files")
+        if target.name == usage.FOLDER:
+            raise UsageError(f"no target can be called {target.name!r}: a folder of the output is",
+                             "rename the file")
         chosen.append(target)
     if not chosen:
         raise UsageError("no target given", f"known targets: {', '.join(targets.names())}")
@@ -237,6 +242,7 @@ class Made:
         rounded: By target, the same of the trained model with its learned roundings.
         files: Path and step record by target: what is run, judged and measured.
         shipped: By target, what goes into the output folder where that is something else.
+        inside: By target, what `export.explorer` read in a .tflite file.
         failed: The error by target.
     """
 
@@ -252,6 +258,7 @@ class Made:
     rounded: dict[str, Path] = field(default_factory=dict)
     files: dict[str, tuple[Path, dict]] = field(default_factory=dict)
     shipped: dict[str, list[Path]] = field(default_factory=dict)
+    inside: dict[str, dict] = field(default_factory=dict)
     failed: dict[str, TfcompressError] = field(default_factory=dict)
 
     def paths(self, target: str) -> list[Path]:
@@ -303,7 +310,7 @@ class _Run:
             for r, t in zip(rows, self.targets, strict=True)
         ]
         first = self.source_row(info, made.timed, rows)
-        finished = shrinking.explained(Report(
+        finished = picks.added(shrinking.explained(Report(
             source={
                 "path": self.options.model,
                 "sha256": self.steps.model_digest,
@@ -319,7 +326,7 @@ class _Run:
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        ))
+        )))
         return finished, made
 
     def make(self, pool: ThreadPoolExecutor) -> Made:
@@ -330,7 +337,7 @@ class _Run:
         quantizing = macs = None
         if tflite:
             quantizer = self.steps.child("quantization")
-            pool.submit(quantizer.call, "worker:warm", {"modules": ["compress.tflite.quantize"]})
+            pool.submit(quantizer.call, "filing:warm", {"modules": ["compress.tflite.quantize"]})
         eight_bit = tuple(t.name for t in self.targets if t.quantization == "int8")
         made = Made(self.source.info, self.source.sampled(), eight_bit)
         sampled = made.sampled
@@ -398,7 +405,7 @@ class _Run:
                 )
                 compiled = told.pop("path")
                 if compiled and target.compiler != "web":
-                    told["measurements"] += child.call("worker:sizes", {"path": compiled})[
+                    told["measurements"] += child.call("filing:sizes", {"path": compiled})[
                         "measurements"
                     ]
             paths = [compiled or str(path), *told.pop("files")]
@@ -472,7 +479,10 @@ class _Run:
             with self.steps.child(f"{target.name} comparison") as child:
                 if target.runtime == "keras" and self.options.custom_objects:
                     child.call("worker:register", {"modules": list(self.options.custom_objects)})
-                found = child.call("worker:describe", {"path": str(path)}) | {"findings": []}
+                found = child.call("filing:describe", {"path": str(path)}) | {"findings": []}
+                if path.suffix == ".tflite":
+                    found["inside"] = child.call("export.explorer:read", {"path": str(path)})
+                collapsed = False
                 if judged:
                     told = child.call(
                         "benchmark.compare:run",
@@ -489,8 +499,7 @@ class _Run:
                     found["measurements"] += told["measurements"]
                     found["findings"] += told["findings"]
                     found["io"] = told["io"] | found["io"]
-                    if float_file and target.quantization != "none" and verdict.collapsed(told):
-                        found["findings"] += self.locate(child, path, float_file, made.sampled)
+                    collapsed = verdict.collapsed(told)
                 if target.backends[1:]:
                     asked = {
                         "artifact": str(path),
@@ -503,6 +512,10 @@ class _Run:
                     progress = self.steps.progress(f"judge {target.name}")
                     told = child.call("benchmark.browser:others", asked, progress)
                     found["measurements"] += told["measurements"]
+                if path.suffix in LAYERS:
+                    told = self.layers(target, child, path, made, collapsed)
+                    found["io"] |= {"layers": told["layers"], "layers_note": told["note"]}
+                    found["findings"] += told["findings"] if collapsed else []
                 return found
 
         folder = self.steps.step("judge", config, store.file_digest(path), judge)
@@ -517,6 +530,7 @@ class _Run:
         first = made.paths(target.name)[0]
         if target.name in made.shipped:
             made_by.append(first.parent)
+        made.inside[target.name] = found.get("inside", {})
         measured = {m["name"]: m for m in found["measurements"] + compiled["measurements"]}
         return Row(
             target.name,
@@ -532,15 +546,22 @@ class _Run:
             io=found["io"] | ({"serving": s} if (s := record.get("serving")) else {}),
         )
 
-    def locate(self, child: Child, path: Path, float_file: Path, sampled: Path) -> list[dict]:
-        """Where the error begins, layer by layer."""
-        held_back = str(sampled / "held_back")
-        asked = {"artifact": str(path), "float": str(float_file), "samples": held_back}
+    def layers(self, target: Target, child: Child, path: Path, made: Made, must: bool) -> dict:
+        """What each layer costs, and where its values part from the float file's."""
+        why = "nothing is rounded in it" if target.quantization == "none" else ""
+        source = made.float_files.get(target.name) or made.float_file
+        asked = {"artifact": str(path), "why": why, "must": must, "float": source and str(source),
+                 "samples": made.sampled and str(made.sampled / "held_back")}
         try:
-            return child.call("benchmark.locate:locate", asked)["findings"]
-        except TfcompressError as error:
-            text = f"where the error begins was not measured: {error.message}"
-            return [{"level": "info", "text": text, "advice": ""}]
+            told = child.call(LAYERS[path.suffix], asked)
+        except ChildDied as death:  # keeping every tensor can be too much for a runtime
+            with self.steps.child(f"{target.name} layers") as fresh:
+                told = fresh.call(LAYERS[path.suffix], asked | {"why": death.message})
+        located = path.suffix == ".tflite" and target.quantization != "none"
+        if must and located and not told["findings"]:
+            text = f"where the error begins was not measured: {told['note']}"
+            told["findings"] = [{"level": "info", "text": text, "advice": ""}]
+        return told
 
     def measure(self, made: dict, sampled: Path | None) -> dict[str, list[Measurement]]:
         """Latency and memory of all artifacts, interleaved."""
@@ -579,7 +600,7 @@ class _Run:
 
         def describe(place: Path) -> dict:
             with self.steps.child("size") as child:
-                return child.call("worker:describe", {"path": os.path.abspath(self.options.model)})
+                return child.call("filing:describe", {"path": os.path.abspath(self.options.model)})
 
         folder = self.steps.step("describe", {}, self.steps.model_digest, describe)
         records = store.read_json(folder / "step.json")["measurements"] + timed
@@ -628,8 +649,31 @@ def _groups(targets: list[Target]) -> list[list[Target]]:
     return list(found.values())
 
 
+def _explain(folder: Path, steps: Steps, row: Row, made: Made) -> None:
+    """What an app developer needs beside an artifact, and overlays for Model Explorer."""
+    target = next(t for t in steps.targets if t.name == row.target)
+    file, first = made.files[row.target][0], made.paths(row.target)[0]
+    inside = made.inside.get(row.target, {})
+    same = first == file or first.is_dir()  # the file that was read, or a folder around it
+    mean_std = data.NORMALIZATIONS.get(steps.options.normalize or "")
+    labels = steps.options.labels
+    known = {s["name"]: s["shape"] for side in ("inputs", "outputs") for s in made.info[side]}
+    ends = {side: [t | {"shape": t["shape"] or known.get(t["name"], [])}  # TensorFlow.js tells none
+                   for t in row.io[side]] for side in ("inputs", "outputs")}
+    usage.write(folder, target.to_dict(), row.artifact.path, inside | ends | {
+        "normalization": mean_std and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
+        "labels": read_labels(labels) if labels else made.info.get("classes"),
+        "serving": row.io.get("serving"),
+        "status": row.status,
+        "compiled": not same,
+    })
+    if inside and same:
+        layers = [layer for f in row.findings for layer in f.get("layers", ())]
+        explorer.write(folder, row.target, inside["graphs"], row.value("zeros") or 0.0, layers)
+
+
 def _write(folder: Path, steps: Steps, finished: Report, made: Made) -> None:
-    from .benchmark import report
+    from .benchmark import card, report
 
     def fill(work: Path) -> None:
         for row in finished.rows:
@@ -642,7 +686,9 @@ def _write(folder: Path, steps: Steps, finished: Report, made: Made) -> None:
             for path, name in zip((first, *more), names, strict=True):
                 copy = shutil.copytree if path.is_dir() else shutil.copyfile
                 copy(path, work / name)
+            _explain(work / usage.FOLDER, steps, row, made)
         report.write(finished, work)
+        card.write(finished, work)
 
     output.write(
         folder,

@@ -51,6 +51,7 @@ class Quantization:
                 "normalize": self.run.options.normalize,
                 "seed": self.run.options.seed,
                 "trim": self.run.options.trim,
+                "sparse": self.run.options.sparse,
                 "int4": self.int4,
             }
             try:
@@ -71,7 +72,7 @@ class Quantization:
         file = place / f"{target.name}{self.suffix}"
         if self.ready and target.quantization == "int8":
             told = {"from": str(self.ready), "path": str(file)} | self._about(target, labels)
-            made = self.child.call("worker:adopt", told)
+            made = self.child.call("filing:adopt", told)
             return made | {"digest_out": store.file_digest(file)}
         while target.name not in self._results:
             if target.name in self.failed:
@@ -102,7 +103,7 @@ class Quantization:
 
         try:
             self._results |= self.child.call(
-                "worker:quantize",
+                "filing:quantize",
                 {
                     "float": str(float_file),
                     "samples": samples and str(samples),
@@ -132,6 +133,7 @@ class Quantization:
         return {
             "labels": labels,
             "trim": self.run.options.trim,
+            "sparse": self.run.options.sparse,
             "normalization": mean_std and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
             "provenance": {
                 "source_sha256": self.run.model_digest,

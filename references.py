@@ -133,14 +133,15 @@ def targets_of(manifest: dict) -> list[str]:
 
 
 def files_of(manifest: dict, targets: tuple[str, ...], at: Reference) -> dict[str, dict]:
-    """The listed files of these targets: those named after it, and its folder's."""
+    """The listed files of these targets: those named after it, its folder's, its usage note's."""
     files = manifest["files"]
     if not targets:
         return files
     known = targets_of(manifest)
     owner = {}
     for name in files:
-        fits = [t for t in known if re.match(re.escape(t) + r"(?![A-Za-z0-9_])", name)]
+        plain = re.sub(r"^usage/(explorer/)?", "", name)
+        fits = [t for t in known if re.match(re.escape(t) + r"(?![A-Za-z0-9_])", plain)]
         owner[name] = max(fits, key=len, default="")
     have = [t for t in known if t in owner.values()]
     for target in targets:

@@ -64,6 +64,7 @@ class Options:
     learning_rate: float | None = None
     backend: str = "native"
     trim: bool = False
+    sparse: bool = False
 
     def chosen_recipe(self) -> Recipe | None:
         """The recipe that the flags or the file ask for; None where nothing is trained.

@@ -167,7 +167,7 @@ def op_name(model, op) -> str:
 def constant(model, tensor):
     """The values of a constant tensor as an array of its own dtype, None where it has none.
 
-    int4 values come unpacked, as int8. float16 as float16.
+    int4 values come unpacked, as int8. float16 as float16. Sparse ones with their zeros.
     """
     import numpy as np
 
@@ -183,7 +183,55 @@ def constant(model, tensor):
         return both[: math.prod(shape)].reshape(shape)
     if name in ("string", "resource", "variant") or name not in _WIDTHS:
         return None
-    return np.frombuffer(data.tobytes(), name)[: math.prod(shape)].reshape(shape)
+    values = np.frombuffer(data.tobytes(), name)
+    if tensor.sparsity is not None:
+        return _in_full(values, shape, tensor.sparsity)
+    return values[: math.prod(shape)].reshape(shape)
+
+
+def _in_full(values, shape: list[int], sparsity):
+    """A sparse tensor's values with the zeros between them.
+
+    Its dimensions are stored one inside another, the blocks' own last; `at` holds, for the values
+    that each level leads to, their index along each dimension so far.
+    """
+    import numpy as np
+
+    at, rows = np.zeros((1, 0), np.int64), np.zeros(1, np.int64)  # rows: places at this level
+    for level in sparsity.dimMetadata:
+        if level.arraySegments is None:
+            each = np.tile(np.arange(level.denseSize), len(at))
+            owner = np.repeat(np.arange(len(at)), level.denseSize)
+            rows = rows[owner] * level.denseSize + each
+        else:
+            starts = np.asarray(level.arraySegments.values, np.int64)
+            counts = np.diff(starts)[rows]
+            owner = np.repeat(np.arange(len(at)), counts)
+            inside = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+            rows = starts[rows][owner] + inside
+            each = np.asarray(level.arrayIndices.values, np.int64)[rows]
+        at = np.column_stack([at[owner], each])
+    order, blocks = list(sparsity.traversalOrder), sparsity.blockMap
+    whole = np.zeros((len(at), len(shape)), np.int64)
+    for column, dimension in enumerate(order):
+        if dimension < len(shape):
+            whole[:, dimension] += at[:, column]
+    for number, dimension in enumerate(blocks if blocks is not None else ()):
+        column = order.index(len(shape) + number)
+        whole[:, dimension] *= sparsity.dimMetadata[column].denseSize
+        whole[:, dimension] += at[:, column]
+    made = np.zeros(shape, values.dtype)
+    made[tuple(whole.T)] = values[rows]
+    return made
+
+
+def _stored(model, tensor) -> int:
+    """Bytes of a constant's values, and of the indices of a sparse one."""
+    size = len(model.buffers[tensor.buffer].data)
+    for level in tensor.sparsity.dimMetadata if tensor.sparsity is not None else ():
+        for vector in (level.arraySegments, level.arrayIndices):
+            size += vector.values.nbytes if vector is not None else 0
+    return size
 
 
 _WIDTHS = {
@@ -434,7 +482,7 @@ def _weights(model) -> dict:
             if tensor.buffer in seen or not is_weight(model, tensor):
                 continue
             seen.add(tensor.buffer)
-            size = len(model.buffers[tensor.buffer].data)
+            size = _stored(model, tensor)
             stored += size
             values = constant(model, tensor)
             count = math.prod(int(n) for n in tensor.shape)

@@ -26,7 +26,7 @@ if ! cmp -s requirements.lock .venv/installed.lock; then
     cp requirements.lock .venv/installed.lock
 fi
 
-# Programs that some tests run for real: a browser, npm, an SSH server, a registry. Without one of
+# Programs that some tests run for real: a browser, npm, an SSH server, a registry, shells. Without one of
 # them its tests are skipped and say so.
 programs() {
     missing=""
@@ -34,6 +34,8 @@ programs() {
     command -v npm >/dev/null || missing="$missing npm"
     [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
     command -v docker-registry >/dev/null || missing="$missing docker-registry"
+    command -v zsh >/dev/null || missing="$missing zsh"
+    command -v fish >/dev/null || missing="$missing fish"
     [ -z "$missing" ] && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing$missing" >&2

@@ -1,13 +1,13 @@
-"""What the pipeline's child processes run: thin calls into the floors below.
+"""What runs in the source model's process, with TensorFlow: thin calls into the floors below.
 
 The pipeline itself imports nothing heavy; each function here is called through `Child.call` with
-JSON and keeps its state (the loaded model) in the child between calls.
+JSON and keeps its state (the loaded model) in the child between calls. What needs no TensorFlow is
+in `filing`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import importlib
 import re
 import shutil
@@ -23,9 +23,6 @@ from .errors import DataError, TargetError, TfcompressError
 state: dict = {}
 LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off by a whole step
 OPTIMIZER = "{:,} bytes of the file are optimizer state; they are not counted as the model's size"
-
-
-# The source model, in a process with TensorFlow ---------------------------------------------
 
 
 def open_source(payload: dict, progress: Progress) -> dict:
@@ -266,7 +263,7 @@ def _learned_check(done) -> tuple[list, list]:
     import numpy as np
 
     rows = done.qat_model.ranges.samples[:4]
-    wanted = [[np.asarray(r) for r in done.qat_model.run(row)] for row in rows]
+    wanted = [[np.asarray(r) for r in done.qat_model(row)] for row in rows]
     return tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
 
 
@@ -447,126 +444,6 @@ def _tfjs(loaded, payload: dict, progress: Progress) -> dict:
     }
     web.write(payload["out"], "tfjs", about, payload["name"])
     return made
-
-
-# Files, in a process without TensorFlow -----------------------------------------------------
-
-
-def warm(payload: dict, progress: Progress) -> dict:
-    """Import what later calls need, while another process works."""
-    for module in payload["modules"]:
-        importlib.import_module(module)
-    return {}
-
-
-def quantize(payload: dict, progress: Progress) -> dict:
-    """One float file to one file per target, each with its metadata."""
-    if Path(payload["float"]).suffix == ".onnx":
-        from .compress.onnx import quantize as quantizer
-        from .export import onnx_metadata as metadata
-    else:
-        from .compress.tflite import quantize as quantizer
-        from .export import metadata
-
-    made = quantizer.run(payload, progress)
-    kinds = {t["name"]: t["quantization"] for t in payload["targets"]}
-    for name, result in made["targets"].items():
-        if "error" not in result:
-            if payload.get("int4") and kinds[name] == "int8" and result["path"].endswith(".tflite"):
-                _pack(result)
-            metadata.embed(
-                Path(result["path"]),
-                labels=payload["labels"],
-                normalization=payload["normalization"],
-                provenance=payload["provenance"] | {"target": name},
-            )
-            if result["path"].endswith(".tflite"):
-                from .compress.tflite import trim
-
-                trim.trim_file(result["path"], result["path"], names=not payload.get("trim"))
-    return made
-
-
-def adopt(payload: dict, progress: Progress) -> dict:
-    """A finished .tflite as a target's file, with its metadata."""
-    from .compress.tflite import trim
-    from .export import metadata
-
-    shutil.copyfile(payload["from"], payload["path"])
-    keys = ("labels", "normalization", "provenance")
-    metadata.embed(Path(payload["path"]), **{k: payload[k] for k in keys})
-    trim.trim_file(payload["path"], payload["path"], names=not payload["trim"])
-    return {"fallbacks": [], "notes": ["made by the training backend's own converter"]}
-
-
-def _pack(result: dict) -> None:
-    """Weights that were trained to 15 levels as int4."""
-    from .compress.tflite import int4
-
-    path = Path(result["path"])
-    content, names = int4.pack(path.read_bytes())
-    path.write_bytes(content)
-    result["notes"].append(f"{len(names)} kernels are stored as int4, as they were trained")
-
-
-def describe(payload: dict, progress: Progress) -> dict:
-    """Sizes of an artifact, and for a .tflite what is inside."""
-    path = Path(payload["path"])
-    measurements = _sizes(path)
-    io: dict = {}
-    if path.suffix in (".tflite", ".onnx"):
-        if path.suffix == ".onnx":
-            from .compress.onnx import graph as files
-        else:
-            from . import tflite as files
-
-        inside = files.describe(path)
-        weights = inside["weights"]
-        measurements += [
-            Measurement("parameters", "values", (inside["parameters"],)),
-            Measurement("zeros", "share", (weights["zeros"],)),
-        ]
-        if inside["macs"] is not None:
-            measurements.append(Measurement("macs", "MACs", (inside["macs"],)))
-        io = {
-            "inputs": inside["inputs"],
-            "outputs": inside["outputs"],
-            "weights": weights["dtypes"],
-            **({"tensors": inside["tensors"]} if "tensors" in inside else {}),
-            "ops": inside["histogram"],
-        }
-    return {"measurements": [m.to_dict() for m in measurements], "io": io}
-
-
-def sizes(payload: dict, progress: Progress) -> dict:
-    """Bytes of a file or folder, as it is and under gzip."""
-    return {"measurements": [m.to_dict() for m in _sizes(Path(payload["path"]))]}
-
-
-def _sizes(path: Path) -> list[Measurement]:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [
-        Measurement("size", "bytes", (sum(f.stat().st_size for f in files),)),
-        Measurement("size_gzip", "bytes", (sum(_gzipped(f) for f in files),)),
-    ]
-
-
-def _gzipped(path: Path) -> int:
-    class Count:
-        total = 0
-
-        def write(self, chunk) -> int:
-            self.total += len(chunk)
-            return len(chunk)
-
-        def flush(self) -> None:
-            pass
-
-    count = Count()
-    with gzip.GzipFile(fileobj=count, mode="wb", compresslevel=6, mtime=0) as packed:
-        with open(path, "rb") as file:
-            shutil.copyfileobj(file, packed, 1 << 20)
-    return count.total
 
 
 def register(payload: dict, progress: Progress) -> dict:

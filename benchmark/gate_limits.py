@@ -169,7 +169,7 @@ def load(path: Path) -> Config:
         where = f"{path}: [tool.tfcompress.check]"
     if not isinstance(record.get("check"), dict):
         raise UsageError(f"{path} has no table [check]",
-                         meant("check", record) if record else "add [check]")
+                         meant("check", record, "add [check]"))
     return from_dict(record["check"], path, where)
 
 

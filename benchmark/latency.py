@@ -91,7 +91,7 @@ def _warm(artifacts: list[dict], children: dict[str, Child]) -> None:
     def warm(artifact: dict) -> None:
         modules = WARM.get(artifact["runtime"].partition("-")[0], ["keras"])
         with suppress(TfcompressError):  # what is missing is told when it is used
-            children[artifact["name"]].call("worker:warm", {"modules": modules})
+            children[artifact["name"]].call("filing:warm", {"modules": modules})
 
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(warm, artifacts))

@@ -30,6 +30,7 @@ def locate(payload: dict, progress) -> dict:
     Returns:
         `layers`: `[{"tensor", "layer", "op", "snr_db"}]` in execution order, the layers at which
         at least 3 dB and a quarter of the largest loss are lost, or the one that loses most.
+        `by_tensor`: the SNR in dB by the name that a compared tensor has in the artifact.
         `tensors`: the same for every tensor compared. A loss at an input (op `INPUT`) means that
         its calibrated range is wrong.
         `findings`: one finding that says so in words and carries `layers`.
@@ -58,7 +59,10 @@ def locate(payload: dict, progress) -> dict:
     sharp = [t for t in worst if t["loss"] >= least] or worst[:1]
     public = ("tensor", "layer", "op", "snr_db")
     layers = [{k: t[k] for k in public} for t in chain if t in sharp]
+    known = {b.tensors[pairs[i]]["name"]: round(_bounded(s.snr), 2)
+             for i, s in sums.items() if s.count}
     return {"layers": layers, "tensors": [{k: t[k] for k in public} for t in chain],
+            "by_tensor": known,
             "findings": [_finding(layers)] if layers else []}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from . import words
 
@@ -51,6 +52,45 @@ def long_grid(title: str, told: str, columns: list[tuple[str, Callable[[dict], s
     more = f'<p class="note">{rest:,} more in report.json.</p>' if rest > 0 else ""
     return (f'<div class="block"><h4>{esc(title)}</h4><details><summary>{esc(told)}</summary>\n'
             f"{_table(title, columns, records[:MOST])}{more}</details></div>")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table that can be sorted.
+
+    Attributes:
+        title: Its heading.
+        make: HTML of one record's cell.
+        key: What it is sorted by; None where the record has no such figure.
+        style: CSS class.
+        text: Whether it is sorted as text; numbers begin with the largest.
+    """
+
+    title: str
+    make: Callable[[dict], str]
+    key: Callable[[dict], object]
+    style: str = ""
+    text: bool = False
+
+
+def sortable(title: str, told: str, columns: list[Column], records: Sequence[dict],
+             after: str = "") -> str:
+    """A table whose headings the page's script makes into buttons; folded up where it is long."""
+    head = "".join(f'<th scope="col" class="{c.style}" data-sort="{"text" if c.text else "number"}"'
+                   f">{esc(c.title)}</th>" for c in columns)
+    body = "".join("<tr>" + "".join(_keyed(c, r) for c in columns) + "</tr>" for r in records)
+    table = (f'<div class="scroll" role="region" tabindex="0" aria-label="{esc(title)}">'
+             f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+             f"</div>{after}")
+    if len(records) > LONG:
+        table = f"<details><summary>{esc(told)}</summary>\n{table}</details>"
+    return f'<div class="block"><h4>{esc(title)}</h4>{table}</div>'
+
+
+def _keyed(column: Column, record: dict) -> str:
+    key = column.key(record)
+    return (f'<td class="{column.style}" data-v="{"" if key is None else esc(key)}">'
+            f"{column.make(record)}</td>")
 
 
 def _table(title: str, columns: list[tuple[str, Callable[[dict], str], str]],

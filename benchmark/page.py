@@ -1,4 +1,4 @@
-"""The report as one HTML page: no scripts, no network, light, dark, phone and print by CSS alone.
+"""The report as one HTML page: no network, and whole without its one small script (`report.js`).
 
 Every text that comes from a model, a target or the machine passes through `markup.esc`.
 """
@@ -9,7 +9,18 @@ import datetime
 from pathlib import Path
 
 from ..artifact import Report, Row
-from . import plots, shrinking, summary, svg, trained, training_page, words
+from . import (
+    deciding,
+    families,
+    layers_page,
+    plots,
+    shrinking,
+    summary,
+    svg,
+    trained,
+    training_page,
+    words,
+)
 from .markup import code, esc, grid, notes, random_mark
 
 STATUS = {"ok": ("●", "ok"), "rejected": ("▲", "rejected"), "failed": ("✕", "failed")}
@@ -23,13 +34,16 @@ def render(report: Report) -> str:
     css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     name = esc(Path(str(report.source.get("path", "model"))).name or "model")
     report = summary.readable(shrinking.explained(report))
-    parts = [_header(report, name), _summary(report), _figures(report),
-             training_page.section(report), _targets(report), _source(report), _data(report),
-             _environment(report)]
+    own = deciding.script()
+    parts = [_header(report, name), deciding.picked(report), _summary(report),
+             deciding.tradeoffs(report), _figures(report), training_page.section(report),
+             _targets(report), _source(report), _data(report), _environment(report),
+             f"<script>{own}</script>"]
+    allowed = f"{POLICY}; {deciding.allowed(own)}"
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<meta name="color-scheme" content="light dark">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
             f'<meta name="generator" content="tfcompress {esc(report.version)}">\n'
             f"<title>{name} · tfcompress</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
             + "\n".join(p for p in parts if p) + "\n</main>\n</body>\n</html>\n")
@@ -121,6 +135,8 @@ def _summary_row(report: Report, row: Row, at: int, keys: list[str], titles: lis
     tag = '<small class="pick">smallest that fits</small>' if best else ""
     if best and summary.within_budget(report, row) is None:
         tag = '<small class="pick">smallest</small>'
+    if place := families.place(report, row):
+        tag = f"<small>{esc(place)}</small>{tag}"
     first = (f'<th scope="row" role="rowheader"><div><span class="number" aria-hidden="true">{at}'
              f"</span><span>{name}{tag}</span></div></th>")
     if keys and all(not summary.cell(report, row, k).main for k in keys):
@@ -129,7 +145,8 @@ def _summary_row(report: Report, row: Row, at: int, keys: list[str], titles: lis
     else:
         cells = "".join(_summary_cell(summary.cell(report, row, k), t, k)
                         for k, t in zip(keys, titles, strict=True))
-    return (f'<tr role="row" class="{esc(kind)}{" best" if best else ""}">{first}{cells}'
+    style = f"{esc(kind)}{' best' if best else ''}"
+    return (f'<tr role="row" data-t="{at}" class="{style}">{first}{cells}'
             f'<td role="cell" class="state" data-label="Status">{status(row)}{_warned(row)}</td>'
             "</tr>")
 
@@ -149,6 +166,8 @@ def _summary_cell(made: summary.Cell, title: str, key: str) -> str:
     if not made.main:
         return f'<td role="cell" class="none {key}" data-label="{esc(title)}"></td>'
     sub = f"<small>{esc(made.sub)}</small>" if made.sub else ""
+    if made.where == families.SOFTWARE:  # the family itself stands under the target's name
+        sub += f'<small class="where">{esc(made.where)}</small>'
     dull = ' class="dull"' if made.main == "not measured" else ""
     return (f'<td role="cell" class="{key}" data-label="{esc(title)}">'
             f"<span{dull}>{esc(made.main)}</span>{random_mark(made.random)}{sub}</td>")
@@ -200,13 +219,13 @@ def _target(report: Report, at: int, row: Row, unfolded: bool) -> str:
             ("Why", lambda f: esc(f.get("why", "")), "text"),
             ("Cost", lambda f: esc(f.get("cost", "")), ""),
         ], row.fallbacks))
-    inside = [_measured(report, row), _signature(row, f"w{at}"),
-              training_page.weights(report, row), _steps(report, row)]
-    if any(inside):
-        names = "Measurements, signature, weights, steps" if inside[2] else \
-            "Measurements, signature, steps"
+    inside = {"measurements": _measured(report, row), "layers": layers_page.table(report, row),
+              "signature": _signature(row, f"w{at}"),
+              "weights": training_page.weights(report, row), "steps": _steps(report, row)}
+    if any(inside.values()):
+        names = words.sentence(", ".join(name for name, part in inside.items() if part))
         parts.append(f"<details{' open' if unfolded else ''}><summary>{names}</summary>\n"
-                     f'<div class="blocks">{"".join(inside)}</div></details>')
+                     f'<div class="blocks">{"".join(inside.values())}</div></details>')
     if not row.error and not row.findings and not row.fallbacks:
         parts.insert(0, '<p class="quiet">Nothing to note.</p>')
     path = f'<p class="path">{code(row.artifact.path)}</p>' if row.artifact else ""

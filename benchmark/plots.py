@@ -7,34 +7,39 @@ status also has a shape of its own.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 
 from ..artifact import Report, Row, quantile
-from . import summary, svg, words
+from . import families, summary, svg, words
 
 LINE = 36  # pixels from one row to the next
+HEAD = 26  # pixels of a heading above rows
 REACH = 0.08  # a share further than this from the source's is drawn at the plot's edge
-NAME = 28  # characters of a target's name in the scatter plot
 FIT = {"narrow": 40, "wide": 56}  # characters that fit in a row, by the width of the page
-TICKS = 40  # pixels at the left that belong to the upright axis's labels
 STRIP = 150  # raw samples drawn per row
 
 
-_ARROW = '<path class="arrow" d="M8-4 13 0 8 4" transform="rotate({turn})"/>'
+ARROW = '<path class="arrow" d="M8-4 13 0 8 4" transform="rotate({turn})"/>'
 
 
 def _rows(key: str, title: str, rows: list[Row], best: Row | None, said: Callable[[Row], str],
           draw: Callable[[Row, float], str], axis: svg.Axis | None = None,
           tick: Callable[[float], str] = lambda v: f"{v:g}", behind: str = "",
-          line: int = LINE) -> str:
-    """For each row name and figure above, what `draw` makes of it below; an axis at the foot."""
-    top = 4
-    foot = top + line * len(rows)
+          line: int = LINE, heads: dict[int, str] | None = None) -> str:
+    """For each row name and figure above, what `draw` makes of it below; an axis at the foot.
+
+    `heads` has headings by the `id` of the row that they stand above.
+    """
+    top, heads, above = 4, heads or {}, 0
+    foot = top + line * len(rows) + HEAD * len(heads)
     parts = [svg.grid(axis, top, foot, tick) if axis else "", behind.replace("FOOT", f"{foot:g}")]
     for at, row in enumerate(rows):
-        y = top + line * at
+        if id(row) in heads:
+            y = top + line * at + HEAD * above
+            parts.append(f'<text x="0" y="{y + 14}" class="head">{svg.text(heads[id(row)])}</text>')
+            above += 1
+        y = top + line * at + HEAD * above
         strong = " best" if row is best else ""
         parts.append(f'{_name(row.target, y + 12, strong, len(said(row)))}'
                      f'<text x="100%" y="{y + 12}" class="said{strong}">'
@@ -82,10 +87,14 @@ def sizes(report: Report) -> svg.Plot | None:
 
 
 def latencies(report: Report) -> svg.Plot | None:
-    """For each row the median, p10 to p90, and the raw samples as a strip."""
-    rows = [r for r in report.rows if r.value("latency") is not None]
+    """For each row the median, p10 to p90, and the raw samples as a strip, family by family."""
+    groups = families.groups(report)
+    rows = [r for g in groups for r in g.rows if r.value("latency") is not None]
     if not rows:
         return None
+    soft = {g.key: f", {families.SOFTWARE}" for g in groups if all(map(families.adapter, g.rows))}
+    heads = {id(r): g.title + soft.get(g.key, "") for g in groups
+             if (r := next((r for r in g.rows if r.value("latency") is not None), None))}
     found = {id(r): r.get("latency") for r in rows}
     middles = [m.p50 for m in found.values()]
     unit = next(iter(found.values())).unit
@@ -99,7 +108,8 @@ def latencies(report: Report) -> svg.Plot | None:
         m = found[id(row)]
         around = words.spread(m)
         beside = f" ({around.removesuffix(unit).strip()})" if around else ""
-        return f"{words.digits3(m.p50)} {unit}{beside}"
+        alone = families.adapter(row) and families.family(report, row) not in soft
+        return f"{f'{families.SOFTWARE}, ' if alone else ''}{words.digits3(m.p50)} {unit}{beside}"
 
     def draw(row, y):
         m = found[id(row)]
@@ -113,12 +123,15 @@ def latencies(report: Report) -> svg.Plot | None:
         return f"{strip}{wide}{svg.mark(row, axis.at(m.p50), y, hint)}"
 
     caption = "; ".join(["Time for one sample", *summary.latency_notes(report)]) + ". "
+    if len(heads) > 1:
+        caption += "Different headings are different runtimes: compare within one. "
     caption += "Dot: median; line: p10 to p90; ticks: raw samples."
     caption += " Logarithmic scale." if log else ""
     if beyond:
         caption += f" {beyond} slower sample{'s' if beyond > 1 else ''} beyond the edge."
+    heads = heads if len(heads) > 1 or soft else {}
     drawn = _rows("latency", "Latency of each artifact", rows, summary.pick(report), said, draw,
-                  axis, lambda v: f"{v:,g} {unit}", line=44)
+                  axis, lambda v: f"{v:,g} {unit}", line=44, heads=heads)
     return svg.Plot("latency", "Latency", drawn, caption)
 
 
@@ -133,8 +146,8 @@ def quality(report: Report) -> svg.Plot | None:
     before = source.value(name) if source else None
     paired = before is not None and any(summary.change(report, r, name) for r in rows)
     spans = {id(r): _span(report, r, name, before, paired) for r in rows}
-    near = _near(report, rows, name)
-    reach = [v for r in near for v in (r.value(name), *(spans[id(r)] or ())) if math.isfinite(v)]
+    close = near(report, rows, name)
+    reach = [v for r in close for v in (r.value(name), *(spans[id(r)] or ())) if math.isfinite(v)]
     low, high = min(reach, default=0.0), max(reach, default=1.0)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 0.05
     limit = 1.0 if name in ("accuracy", "top5", "auc") else math.inf
@@ -145,7 +158,7 @@ def quality(report: Report) -> svg.Plot | None:
         return words.number(name, row.value(name), "", count)
 
     def draw(row, y):
-        if row not in near:
+        if row not in close:
             return _off(row, axis.at(row.value(name)), y, f"{row.target}: {said(row)}")
         span = spans[id(row)]
         wide = svg.line(axis.at(span[0]), y, axis.at(span[1]), y, "whisker") if span else ""
@@ -161,7 +174,7 @@ def quality(report: Report) -> svg.Plot | None:
         caption += " Lines: 95 % intervals" + (
             " of the change from the source, paired." if paired else " (Wilson).")
     caption += " Dashed: the source model." if behind else ""
-    caption += " Arrows: off the scale." if len(near) < len(rows) else ""
+    caption += " Arrows: off the scale." if len(close) < len(rows) else ""
     shown = ((lambda v: f"{100 * v:g} %") if name in words.SHARES else (lambda v: f"{v:g}"))
     drawn = _rows("quality", f"{words.title(name)} of each artifact", rows, summary.pick(report),
                   said, draw, axis, shown, behind)
@@ -177,7 +190,7 @@ def _span(report: Report, row: Row, name: str, before: float | None,
     return (before + ends[0], before + ends[1]) if ends else None
 
 
-def _near(report: Report, rows: list[Row], name: str) -> list[Row]:
+def near(report: Report, rows: list[Row], name: str) -> list[Row]:
     """The rows that set the scale: one collapsed model must not hide how the others differ."""
     source = summary.source_row(report)
     middle = source.value(name) if source else None
@@ -185,14 +198,14 @@ def _near(report: Report, rows: list[Row], name: str) -> list[Row]:
         return rows
     shares = name in words.SHARES or name == "auc"
     limit = max(REACH, 2 * summary.allowed_drop(report)) if shares else 0.5 * abs(middle)
-    near = [r for r in rows if abs(r.value(name) - middle) <= limit]
-    return near if len(near) > 1 else rows
+    close = [r for r in rows if abs(r.value(name) - middle) <= limit]
+    return close if len(close) > 1 else rows
 
 
 def _off(row: Row, share: float, y: float, hint: str) -> str:
     """A mark at the edge of a plot and an arrow that points beyond it."""
     left = share < 0.5
-    arrow = _ARROW.format(turn=180 if left else 0)
+    arrow = ARROW.format(turn=180 if left else 0)
     return svg.mark(row, share + (0.04 if left else -0.04), y, hint, arrow)
 
 
@@ -223,113 +236,6 @@ def noise(report: Report) -> svg.Plot | None:
     return svg.Plot("noise", "Signal to noise", drawn, caption, summary.is_random(report, "snr"))
 
 
-def trade(report: Report) -> svg.Plot | None:
-    """Size against the metric (or, without labels, SNR), with the Pareto front."""
-    name = summary.metric(report)
-    if not name or sum(r.value(name) is not None for r in report.rows) < 2:
-        name = "snr"
-    rows = [r for r in report.rows if r.value("size") and r.value(name) is not None
-            and not math.isnan(r.value(name))]
-    if len(rows) < 2:
-        return None
-    up = words.HIGHER_IS_BETTER.get(name, True)
-    small = [r.value("size") for r in rows]
-    near = _near(report, rows, name)
-    goods = [r.value(name) for r in near if math.isfinite(r.value(name))] or [0.0]
-    log = max(small) / min(small) > 12
-    spare = (max(goods) - min(goods)) * 0.06
-    spare = spare or (0.005 if name in words.SHARES else abs(goods[0]) * 0.02 or 0.01)
-    most = 1.0 if name in (*words.SHARES, "auc") else math.inf
-    left, right = (min(small) * 0.8, max(small) * 1.2) if log else (0.0, max(small) * 1.04)
-    x = svg.Axis(left, right, log, 0.13, 0.97)
-    ends = (34.0, 276.0) if up else (276.0, 34.0)
-    y = svg.Axis(min(goods) - spare, min(most, max(goods) + spare), False, ends[1], ends[0])
-    numbers = {id(r): str(at) for at, r in enumerate(report.rows)}
-    points = [(r, x.at(r.value("size")), y.at(r.value(name))) for r in rows]
-    good = [p for p in points if p[0].status == "ok"]
-    hints = {id(r): f"{r.target}: {words.size(r.value('size'))}, "
-             f"{words.number(name, r.value(name), '', summary.evaluated(report))}" for r in rows}
-    told = "; ".join(hints.values())
-    title = f"Size against {words.title(name) if name != 'snr' else 'SNR'}"
-    parts = [_frame(x, y, name), _front(good), *_labels(points, summary.pick(report), numbers)]
-    for r, at, down in points:
-        beyond = "" if r in near else _ARROW.format(turn=90 if down > 155 else -90)
-        parts.append(svg.mark(r, at, down, hints[id(r)], beyond))
-    caption = "Smaller files stand to the left, better ones higher"
-    caption += "; the line is the Pareto front: nothing is both smaller and better."
-    caption += " Logarithmic size." if log else ""
-    caption += " Arrows: off the scale." if len(near) < len(rows) else ""
-    if any("numbered" in p for p in parts):
-        caption += " Numbers stand for rows of the table."
-    return svg.Plot("trade", title, svg.frame("trade", title, told, 314, parts), caption,
-                summary.is_random(report, name))
-
-
-def _frame(x: svg.Axis, y: svg.Axis, name: str) -> str:
-    """Grid of the scatter plot; the labels of the upright axis stand on their lines."""
-    parts = [svg.grid(x, 20, 296, lambda v: words.size(v) if v else "0")]
-    for value in y.ticks():
-        down = y.at(value)
-        shown = f"{100 * value:g} %" if name in words.SHARES else f"{value:g}"
-        shown += " dB" if name == "snr" else ""
-        parts.append(svg.line(0, down, 1, down, "grid"))
-        parts.append(f'<text x="0" y="{down - 4:.1f}" class="tick">{svg.text(shown)}</text>')
-    return "".join(parts)
-
-
-def _front(points: list[tuple[Row, float, float]]) -> str:
-    """Steps through the points that no other point beats in both size and quality."""
-    steps, best = [], math.inf
-    for _, at, down in sorted(points, key=lambda p: (p[1], p[2])):
-        if down < best:
-            steps.append((at, down))
-            best = down
-    parts = []
-    for (x1, y1), (x2, y2) in itertools.pairwise([*steps, (1.0, best)] if steps else []):
-        parts.append(svg.line(x1, y1, x2, y1, "front"))
-        parts.append(svg.line(x2, y1, x2, y2, "front") if y1 != y2 else "")
-    return "".join(parts)
-
-
-def _labels(points: list[tuple[Row, float, float]], best: Row | None,
-            numbers: dict[int, str]) -> list[str]:
-    """Names beside the points where they fit, numbers where not; one set per width of the page."""
-    parts = []
-    for kind, width in (("narrow", 326.0), ("wide", 430.0), ("broad", 830.0)):
-        taken = [(p[1] * width - 6, p[2] - 6, p[1] * width + 6, p[2] + 6) for p in points]
-        drawn = []
-        order = sorted(points, key=lambda p: (p[0] is not best, p[0].status != "ok"))
-        for row, share, down in order:
-            for text in (words.short(row.target, NAME), numbers[id(row)]):
-                spot = _place(text, share * width, down, width, taken)
-                if spot:
-                    break
-            if not spot:
-                continue
-            box, side, dx, dy = spot
-            taken.append(box)
-            style = "best" if row is best else "numbered" if text == numbers[id(row)] else ""
-            drawn.append(f'<svg x="{svg.across(share)}" y="{down:.1f}" overflow="visible">'
-                         f'<text x="{dx}" y="{dy}" text-anchor="{side}" class="label {style}">'
-                         f"{svg.text(text)}</text></svg>")
-        parts.append(f'<g class="{kind}" aria-hidden="true">{"".join(drawn)}</g>')
-    return parts
-
-
-def _place(text: str, x: float, y: float, width: float, taken: list[tuple]) -> tuple | None:
-    """The first of six places around (x, y), in pixels, where `text` overlaps nothing."""
-    wide = 7.2 * len(text) + 2
-    for side, dx, dy in (("start", 7, -9), ("end", -7, -9), ("start", 9, 4), ("end", -9, 4),
-                         ("start", 7, 17), ("end", -7, 17), ("middle", 0, -11), ("middle", 0, 18)):
-        left = x + dx - {"start": 0.0, "middle": wide / 2, "end": wide}[side]
-        box = (left, y + dy - 10, left + wide, y + dy + 3)
-        inside = box[0] >= TICKS and box[2] <= width and box[1] >= 2 and box[3] <= 296
-        if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3]
-                              for t in taken):
-            return box, side, dx, dy
-    return None
-
-
 def shares(parts: dict[str, float], key: str) -> str:
     """A bar of the shares of weights per dtype."""
     told = ", ".join(f"{name} {words.percent(value)}" for name, value in parts.items())
@@ -345,5 +251,5 @@ def shares(parts: dict[str, float], key: str) -> str:
 
 def every(report: Report) -> list[svg.Plot]:
     """The plots for which there is something to show, in the order of a decision."""
-    found = (draw(report) for draw in (sizes, latencies, quality, noise, trade))
+    found = (draw(report) for draw in (sizes, latencies, quality, noise))
     return [plot for plot in found if plot]

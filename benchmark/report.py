@@ -17,9 +17,10 @@ from pathlib import Path
 from .. import store
 from ..artifact import SCHEMA_VERSION, Report, Row
 from ..errors import OutputError, UsageError
-from . import page, shrinking, summary, trained, words
+from . import families, layers_page, page, picks, shrinking, summary, trained, words
 
 STATUS = {"ok": "● ok", "rejected": "▲ rejected", "failed": "✕ failed"}
+FEW_LAYERS = 40  # that the Markdown shows
 COLORS = {"ok": "green", "rejected": "yellow", "failed": "red"}
 
 
@@ -36,12 +37,32 @@ def write(report: Report, folder: str | Path) -> None:
     """
     folder = Path(folder)
     try:
-        record = json.dumps(finite(report.to_dict()), indent=1, ensure_ascii=False, default=str)
+        record = json.dumps(finite(picks.added(report).to_dict()), indent=1, ensure_ascii=False,
+                            default=str)
         for name, text in (("report.json", record + "\n"), ("report.md", markdown(report)),
                            ("report.html", html(report))):
             (folder / name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
         raise OutputError(f"cannot write the report: {error}",
+                          "check the folder and its free space") from error
+
+
+def save_page(text: str, path: str | Path) -> None:
+    """Write a page to a file of the user's choice, whole or not at all.
+
+    Raises:
+        OutputError: There is something else in its place, or it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and b'content="tfcompress' not in path.read_bytes()[:4096]:
+            raise OutputError(f"{path} is there and is no page of tfcompress",
+                              "give another file, or remove it")
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        beside.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}",
                           "check the folder and its free space") from error
 
 
@@ -78,7 +99,7 @@ def read(path: str | Path) -> Report:
         raise UsageError(f"{path} has schema version {version}, not {SCHEMA_VERSION}",
                          "use the tfcompress version that wrote it")
     try:
-        return Report.from_dict(record)
+        return picks.added(Report.from_dict(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is not a whole report: {type(error).__name__} {error}",
                          "run tfcompress again to write it anew") from None
@@ -122,7 +143,8 @@ def table(report: Report, width: int = 80, color: bool = False) -> str:
     console.print(grid)
     for text, style in _lines(report):
         whole = words.UNIT.sub(words.GLUE, text)  # a figure and its unit stay on one line
-        for line in textwrap.wrap(whole, width, subsequent_indent="   ") or [""]:
+        for line in textwrap.wrap(whole, width, subsequent_indent="   ",
+                                  break_on_hyphens=False) or [""]:
             console.print(Text(line.replace(words.GLUE, " "), style))
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -155,6 +177,10 @@ def _plain_cell(report: Report, row: Row, key: str, width: int) -> str:
 def _lines(report: Report) -> list[tuple[str, str]]:
     """The sentences under the terminal's table, each with its style."""
     said = [("", ""), ("".join(text for text, _ in summary.verdict(report)), "bold")]
+    if picks.worth_telling(report):
+        said += [(f"{p.title}: {words.clean(p.target or 'none')}. {p.why}", "")
+                 for p in picks.every(report)[1:]]  # the verdict names the smallest
+    said += [(f"·  {line}", "") for line in families.lines(report)]
     said += [(f"·  {line}", "") for line in trained.lines(report)]
     if report.training is not None and (row := summary.pick(report) or _first(report)):
         said += [(f"·  {words.short(row.target, 40)}: {words.clean(f['text'])}", "")
@@ -186,6 +212,10 @@ def markdown(report: Report) -> str:
              _sentence(summary.problems(report))]
     if report.data.get("random"):
         parts.append("\\* **Random data**: these figures say nothing of real inputs.")
+    if picks.worth_telling(report):
+        parts += ["## What to take", "\n".join(
+            f"- {_md(p.title)}: **{_md(p.target or 'none')}**. {_md(p.why)}"
+            for p in picks.every(report)), _md(picks.budget(report))]
     parts += ["## Targets", _md_summary(report)]
     parts += [f"Not measured: {_md(line)}." for line in summary.missing(report)]
     parts += _md_training(report)
@@ -252,7 +282,8 @@ def _md_summary(report: Report) -> str:
 
 def _md_cell(made: summary.Cell) -> str:
     text = _md(made.main) + ("\\*" if made.random else "")
-    return f"{text} ({_md(made.sub)})" if made.sub else text
+    beside = ", ".join(t for t in (made.sub, made.where) if t)
+    return f"{text} ({_md(beside)})" if beside else text
 
 
 def _md_training(report: Report) -> list[str]:
@@ -295,7 +326,7 @@ def _md_target(report: Report, row: Row) -> str:
         keys = ("op", "layer", "precision", "why", "cost")
         parts.append(_md_table(["Kept in a wider type", "Layer", "Type", "Why", "Cost"],
                                [[_md(f.get(k, "")) for k in keys] for f in row.fallbacks]))
-    parts += [_md_measured(report, row), _md_signature(row.io)]
+    parts += [_md_measured(report, row), _md_layers(report, row), _md_signature(row.io)]
     if row.artifact and row.artifact.steps:
         parts.append(_md_table(["Step", "Time", "From", "To"], [
             [_md(s.name), f"{words.digits3(s.seconds)} s" + (" (earlier run)" if s.cached else ""),
@@ -313,6 +344,23 @@ def _md_measured(report: Report, row: Row) -> str:
         text = f"{words.title(m.name)} {value}" if m.values else f"{words.title(m.name)}: {m.note}"
         said.append(_md(text) + star + (f" ({_md(beside)})" if beside else ""))
     return " · ".join(said)
+
+
+def _md_layers(report: Report, row: Row) -> str:
+    """The layers of a target's file, where they are few enough to be read here."""
+    found = row.io.get("layers") or []
+    if not 0 < len(found) <= FEW_LAYERS:
+        return ""
+    star = "\\*" if report.data.get("random") else ""
+    rows = [[_md(f["layer"]), _md(layers_page.operators(f)), _md(layers_page.types(f)),
+             words.size(f["bytes"]) if f["bytes"] else "",
+             "" if f.get("zeros") is None else words.percent(f["zeros"]),
+             words.number("macs", f["macs"]) if f["macs"] else "",
+             "" if f.get("snr_db") is None else layers_page.decibels(f) + star] for f in found]
+    note = row.io.get("layers_note")
+    return "\n\n".join(filter(None, [
+        _md_table(["Layer", "Operators", "Weights", "Size", "Zeros", "MACs", "SNR"], rows, 3),
+        f"SNR of layers not measured: {_md(note)}." if note else ""]))
 
 
 def _md_signature(io: dict) -> str:

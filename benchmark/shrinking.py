@@ -17,6 +17,7 @@ from . import summary, trained, words
 FORMATS = ("tflite", "keras", "saved-model", "onnx")
 RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime")  # which run on the processor
 MANY_ZEROS = 0.2  # share of zeros from which a reader expects a smaller file
+SPARSE = 0.6  # share of zeros from which sparse tensors are smaller: an int8 index per int8 value
 MUCH = 0.25  # share of a file beside its weights that is worth a word
 SAME = 0.95  # a median above this share of another's is not faster
 TINY_MS = 0.001  # below a microsecond per operator, calling it costs about as much as its sums
@@ -92,6 +93,8 @@ def _storage(report: Report, row: Row) -> dict | None:
     advice = "deliver it compressed (gzip, brotli)"
     if few and _asked(report, row)["quantization"] not in ("int4", "none", "float16"):
         advice += "; tflite-int4 stores 4 bits per weight"
+    if share >= SPARSE and row.artifact.format == "tflite" and not report.recipe.get("sparse"):
+        advice += "; --sparse leaves the zeros out of the file"
     advice += "; --prune-to takes whole channels out, and file and work with them"
     return _finding("storage", text, advice)
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from ..artifact import Measurement, Report, Row
-from . import trained, words
+from . import families, trained, words
 
 AGAINST_TRAINED = "against the trained model"  # how such a measurement's note begins
 
@@ -20,7 +20,7 @@ def readable(report: Report) -> Report:
         return report
 
     def finer(m: Measurement) -> Measurement:
-        if m.unit != "ms" or not m.name.startswith("latency"):
+        if m.unit != "ms" or not m.name.startswith(("latency", *families.ON_CHIP)):
             return m
         return dataclasses.replace(m, unit="µs", values=tuple(1000 * v for v in m.values))
 
@@ -115,11 +115,19 @@ def times_smaller(report: Report, row: Row, name: str = "size") -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the summary: the figure, what stands beside it, whether random data made it."""
+    """One cell of the summary.
+
+    Attributes:
+        main: The figure.
+        sub: What stands beside it.
+        random: Whether random data made it.
+        where: Of a latency, the family in which it may be compared (`families.label`).
+    """
 
     main: str = ""
     sub: str = ""
     random: bool = False
+    where: str = ""
 
 
 def column_title(report: Report, key: str) -> str:
@@ -139,6 +147,8 @@ def cell(report: Report, row: Row, key: str) -> Cell:
     """What the summary says of `row` in the column `key`."""
     name = metric(report) if key == "metric" else key
     found = row.get(name) if name else None
+    if name == "latency" and (timed := families.timed(report, row)):
+        found = timed
     if found is None:
         return Cell()
     if not found.values:
@@ -147,7 +157,8 @@ def cell(report: Report, row: Row, key: str) -> Cell:
     if key == "size" or (key == "size_gzip" and report.training is not None):
         sub = times_smaller(report, row, key)
     elif name == "latency":
-        sub = words.spread(found)
+        sub = "estimate" if families.estimated(found) else words.spread(found)
+        return Cell(main, sub, where=families.label(report, row))
     elif name == "snr" and found.p50 == math.inf:
         sub = "identical"
     elif key == "metric":
@@ -179,15 +190,18 @@ def latency_notes(report: Report) -> list[str]:
 
 
 def missing(report: Report) -> list[str]:
-    """What could not be measured and why, one line for each words.reason."""
+    """What could not be measured and why, one line for each reason and its targets."""
     where: dict[tuple[str, str], list[str]] = {}
     for row in report.rows:
         for m in row.measurements:
             if not m.values:
                 key = words.title(m.name), words.clean(m.note)
                 where.setdefault(key, []).append(words.clean(row.target))
-    return [f"{name} of {words.listed(rows)}: {words.reason(why)}"
-            for (name, why), rows in where.items()]
+    alike: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for (name, why), rows in where.items():
+        alike.setdefault((tuple(rows), why), []).append(name)
+    return [f"{words.listed(names)} of {words.listed(list(rows))}: {words.reason(why)}"
+            for (rows, why), names in alike.items()]
 
 
 def allowed_drop(report: Report) -> float:
@@ -217,11 +231,15 @@ def within_budget(report: Report, row: Row) -> bool | None:
     return None
 
 
+def fitting(report: Report) -> list[Row]:
+    """The finished artifacts within the budget, or all of them where nothing was compared."""
+    judged = [(within_budget(report, r), r) for r in made(report) if r.status == "ok"]
+    return [r for good, r in judged if good] or [r for good, r in judged if good is None]
+
+
 def pick(report: Report) -> Row | None:
     """The smallest finished artifact within the budget, or of all where nothing was compared."""
-    rows = [r for r in made(report) if r.status == "ok" and r.value("size")]
-    judged = [(within_budget(report, r), r) for r in rows]
-    fit = [r for good, r in judged if good] or [r for good, r in judged if good is None]
+    fit = [r for r in fitting(report) if r.value("size")]
     return min(fit, key=lambda r: r.value("size"), default=None)
 
 
@@ -234,7 +252,7 @@ def verdict(report: Report) -> list[tuple[str, bool]]:
         finished = [r for r in rows if r.status == "ok"]
         if not finished:
             return [("No target gave a usable artifact.", False)]
-        return [(f"No artifact {_criterion(report, finished[0])}", False),
+        return [(f"No artifact {criterion(report, finished[0])}", False),
                 *_closest(report, finished)]
     many = sum(r.status == "ok" for r in rows) > 1
     small = words.size(best.value("size"))
@@ -245,9 +263,9 @@ def verdict(report: Report) -> list[tuple[str, bool]]:
         why = "the data were random" if report.data.get("random") else "it was not compared"
         lead = " is the smallest artifact" if many else " was made"
         return [name, (f"{lead}: {small}. How well it works is unknown, because {why}.", False)]
-    change = _change(report, best)
+    change = change_of(report, best)
     lead = " is the smallest artifact that " if many else " "
-    return [name, (f"{lead}{_criterion(report, best)}: {small}{change}.{_caveat(report, best)}",
+    return [name, (f"{lead}{criterion(report, best)}: {small}{change}.{_caveat(report, best)}",
                    False)]
 
 
@@ -263,7 +281,7 @@ def _closest(report: Report, rows: list[Row]) -> list[tuple[str, bool]]:
     size = best.value("size")
     told = f": {words.size(size)}" if size else ": "
     return [("; the closest is " if len(known) > 1 else "; ", False),
-            (words.clean(best.target), True), (f"{told}{_change(report, best)}.", False)]
+            (words.clean(best.target), True), (f"{told}{change_of(report, best)}.", False)]
 
 
 def _caveat(report: Report, row: Row) -> str:
@@ -276,7 +294,8 @@ def _caveat(report: Report, row: Row) -> str:
     return " What training cost was not measured."
 
 
-def _criterion(report: Report, row: Row) -> str:
+def criterion(report: Report, row: Row) -> str:
+    """What the budget asks of `row`, as the end of a sentence: `loses at most 1 point of ...`."""
     name, source = metric(report), source_row(report)
     if name and source and source.value(name) is not None and row.value(name) is not None:
         allowed = allowed_drop(report)
@@ -297,10 +316,11 @@ def _lower(name: str) -> str:
     return words.title(name) if words.title(name).isupper() else words.title(name).lower()
 
 
-def _change(report: Report, row: Row) -> str:
+def change_of(report: Report, row: Row) -> str:
+    """The metric before and after, or else agreement or SNR, as `, accuracy 98.8 → 98.2 %`."""
     for key in ("metric", "agreement", "snr"):
         name = metric(report) if key == "metric" else key
-        if name and row.value(name) is not None:
+        if name and not is_random(report, name) and row.value(name) is not None:
             first, _, last = cell(report, row, key).main.partition(" → ")
             if last and first == last.removesuffix(" %"):
                 return f", {_lower(name)} {last} as before"

@@ -94,8 +94,10 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
             f'class="{style}"/>')
 
 
-def frame(key: str, title: str, described: str, height: float, inside: Iterable[str]) -> str:
-    return (f'<svg class="plot" role="img" aria-labelledby="{key}-t {key}-d" width="100%" '
+def frame(key: str, title: str, described: str, height: float, inside: Iterable[str],
+          role: str = "img") -> str:
+    """A whole drawing; `role` is `group` where its marks are links of their own."""
+    return (f'<svg class="plot" role="{role}" aria-labelledby="{key}-t {key}-d" width="100%" '
             f'height="{height:g}"><title id="{key}-t">{text(title)}</title>'
             f'<desc id="{key}-d">{text(described)}</desc>{"".join(inside)}</svg>')
 

@@ -90,6 +90,8 @@ def _told(kind: str, asked: dict) -> tuple[str, str, str]:
         amount = f"{100 * asked.get('sparsity', 0):.3g} %"
         beside = "" if ":" in pattern else f"{amount}, " if not free else ""
         much = amount if free else words.clean(pattern)
+        beside += f"{len(own)} layers with a share of their own, " if (
+            own := asked.get("per_layer")) else ""
         how = f"{beside}{asked.get('schedule', '')} schedule" if asked.get("schedule") else beside
         return f"Prune {much}", f"prune {much}", how
     if kind == "cluster":

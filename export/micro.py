@@ -1,6 +1,6 @@
 """TFLite Micro: a C array of the model, the memory it needs, and whether every kernel is there.
 
-    compile("m.tflite", "out", target) -> model.h, model.cc; arena and flash in bytes
+    compile("m.tflite", "out", target) -> micro-model.h, micro-model.cc; arena and flash in bytes
 
 The arena is planned as TFLite Micro does it (its GreedyMemoryPlanner: large tensors first, each at
 the lowest gap that is free during its life). Where the `tflite-micro` package is installed, TFLite
@@ -39,7 +39,7 @@ def compile(path: str, out_folder: str, target: dict) -> dict:
 
     Args:
         path: The int8 .tflite file.
-        out_folder: Where `model.h` and `model.cc` go.
+        out_folder: Where `micro-model.h` and `micro-model.cc` go, `micro` being the target's name.
         target: `Target.to_dict()`; `options.array` is the array's name, `g_model` by default.
 
     Returns:
@@ -54,7 +54,8 @@ def compile(path: str, out_folder: str, target: dict) -> dict:
     real = run(path, guess)
     name = target.get("options", {}).get("array", "g_model")
     used = real["total"] if real and not real["error"] else guess
-    files = write_array(path, out_folder, name, used, sorted({op["op"] for op in ops}))
+    stem = Path(out_folder) / f"{target['name']}-model"
+    files = write_array(path, stem, name, used, sorted({op["op"] for op in ops}))
     return {
         "path": None,
         "files": [str(f) for f in files],
@@ -272,8 +273,8 @@ def _reason(told: str, status: int) -> str:
     return native[0] if native else f"ended with status {status}"
 
 
-def write_array(path: str, out_folder: str, name: str, size: int, ops: list[str]) -> list[Path]:
-    """Write `model.h` and `model.cc`: the file as a constant array, aligned to 16 bytes.
+def write_array(path: str, stem: Path, name: str, size: int, ops: list[str]) -> list[Path]:
+    """Write `STEM.h` and `STEM.cc`: the file as a constant array, aligned to 16 bytes.
 
     The header also has the arena's size and a function that registers the operators.
     """
@@ -294,12 +295,12 @@ def write_array(path: str, out_folder: str, name: str, size: int, ops: list[str]
     rows = (data[i : i + BYTES_PER_LINE] for i in range(0, len(data), BYTES_PER_LINE))
     body = ",\n".join("  " + ", ".join(f"0x{b:02x}" for b in row) for row in rows)
     source = (
-        f'#include "model.h"\n\nalignas(16) const unsigned char {name}[] = {{\n{body}\n}};\n'
+        f'#include "{stem.name}.h"\n\nalignas(16) const unsigned char {name}[] = {{\n{body}\n}};\n'
         f"const std::size_t {name}_len = {len(data)};\n"
     )
-    files = [Path(out_folder) / "model.h", Path(out_folder) / "model.cc"]
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".h", ".cc")]
     for file, text in zip(files, (header, source), strict=True):
-        file.write_text(text, encoding="ascii")
+        file.write_text(text, encoding="utf-8")
     return files
 
 

@@ -6,10 +6,44 @@ import dataclasses
 import hashlib
 import math
 import random
+from html.parser import HTMLParser
 
 from tfcompress.artifact import Artifact, Measurement, Report, Row, Step
 
 HOSTILE = '<script>alert("x")</script> & | `code` **bold** [red]\x1b[31m \u202eevil'
+
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; complains of tags that do not match."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
 
 
 def _digest(text: str) -> str:
@@ -200,6 +234,39 @@ def bare() -> Report:
                   command="", created="", version="0.1.0")
 
 
+def _noted(made: Row, name: str, note: str) -> Row:
+    """The row with another note beside the measurement called `name`."""
+    return dataclasses.replace(made, measurements=tuple(
+        dataclasses.replace(m, note=note) if m.name == name else m for m in made.measurements))
+
+
+def layers(count: int = 3, snr: float | None = 40.0) -> list[dict]:
+    """Layers of a file, each a little larger and a little less exact than the one before."""
+    return [{"layer": f"conv2d_{i}", "ops": {"CONV_2D": 1, "ADD": 2}, "gives": "int8",
+             "dtypes": {"int8": 1000 + i, "int32": 10}, "bytes": 1040 + 1000 * i,
+             "zeros": None if i == 1 else 0.25, "macs": 50_000 * (count - i),
+             "snr_db": None if snr is None else snr - 2 * i} for i in range(count)]
+
+
+def places() -> Report:
+    """Artifacts timed in six places, one of them a program in the place of a GPU."""
+    figures = dict(snr=40.0, accuracy=0.8719, agreement=1.0, lost=0.0)
+    chips = []
+    for name, size, ms in (("ethos-u55-128", 90_000, 0.9), ("ethos-u85-256", 92_000, 0.2)):
+        made = row(name, size, **figures)
+        chips.append(dataclasses.replace(made, measurements=(*made.measurements, Measurement(
+            "npu_latency_estimate", "ms", (ms,), "estimate by Vela 5.2"))))
+    gpu = _noted(row("tflite-gpu", 163_000, 0.05, **figures), "latency",
+                 "1 thread, batch 1, first sample; software adapter: SwiftShader Device; load 0.1")
+    quick = row("tflite-int8", 96_432, 0.287, **figures)
+    quick = dataclasses.replace(quick, io={**quick.io, "layers": layers(), "layers_note": ""})
+    return report([
+        row(**SOURCE), quick, row("tflite-float16", 163_044, 0.290, **figures),
+        row("tflite-float32", 317_340, 0.912, **figures),
+        row("onnx-float32", 320_000, 0.155, **figures), row("onnx-int8", 99_000, 0.311, **figures),
+        gpu, *chips, row("litert-js", 163_500, 1.9, **figures)])
+
+
 RECIPE = {
     "stages": [
         {"stage": "prune", "sparsity": 0.6, "pattern": "unstructured", "schedule": "polynomial",
@@ -318,4 +385,4 @@ def hostile_training() -> Report:
 
 
 ALL = {"usual": usual, "single": single, "hostile": hostile, "crowd": crowd, "bare": bare,
-       "trained": trained, "slim": slim, "hostile_training": hostile_training}
+       "places": places, "trained": trained, "slim": slim, "hostile_training": hostile_training}

@@ -9,9 +9,9 @@ FLOORS = [
     {"child", "store", "transfer", "stores", "oci", "signing"},
     {"data", "readers", "tflite", "output"},
     {"compress", "export", "benchmark"},
-    {"steps", "source", "quantization", "worker", "pipeline", "measuring"}
+    {"steps", "source", "quantization", "worker", "filing", "pipeline", "measuring"}
     | {"preflight", "inspecting", "checking", "differing", "publishing", "references"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "arguments", "completion", "defaults", "parsing", "terminal", "__main__", "__init__"},
 ]
 
 

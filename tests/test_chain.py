@@ -173,3 +173,21 @@ def test_a_run_killed_while_training_goes_on_and_gives_the_same_bytes(examples, 
     assert code == 0
     made = [(tmp_path / place / "out" / "keras.keras").read_bytes() for place in ("work", "again")]
     assert made[0] == made[1]
+
+
+@pytest.mark.slow
+def test_sparse_files_are_smaller_and_judged_like_all_others(examples, tmp_path):
+    sizes = {}
+    for name, more in (("full", []), ("sparse", ["--sparse"])):
+        code, record = run(examples, "--prune", "0.8", "--epochs", "6", "-t", "tflite-float32",
+                           "-t", "litert-js", *more, "-o", name, cwd=tmp_path,
+                           env={"TFCOMPRESS_CACHE": str(tmp_path / "cache")})
+        assert code == 0
+        row = record["rows"][1]
+        sizes[name] = figure(record, "tflite-float32", "size")
+        assert figure(record, "tflite-float32", "snr") > 100
+        assert bool(more) == any("stored without zeros" in f["text"] for f in row["findings"])
+        assert {t["zeros"] > 0.7 for t in row["io"]["tensors"] if t["bytes"] > 2000} == {True}
+        web = record["rows"][2]["findings"]
+        assert not any("stored without zeros" in f["text"] for f in web)
+    assert sizes["sparse"] < 0.5 * sizes["full"]

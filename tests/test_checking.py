@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -297,6 +298,18 @@ def test_the_command_line_prints_and_writes(place, monkeypatch, capsys):
     assert told.err.splitlines()[0].startswith("tfcompress: tflite-float32: size is ")
 
 
+def test_machines_are_told_the_file_from_where_they_are(place, monkeypatch):
+    run(place, update=True)
+    shrunk(place / "model-tfcompress", width=32)
+    monkeypatch.chdir(place)
+    result = run(place)  # by its absolute path
+    assert result.config.file.is_absolute()
+    assert "::error file=tfcompress.toml," in checking.render(result, "github")
+    log = json.loads(checking.render(result, "sarif"))
+    place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "tfcompress.toml"
+
+
 # ---- Continuous integration -----------------------------------------------------------------
 
 def repository(place, environ):
@@ -361,25 +374,49 @@ def test_the_action_passes_one_commit_and_fails_the_next(place, environ):
 
 
 @pytest.mark.slow
-def test_the_hook_stops_the_commit_that_grows_the_model(place, environ):
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-    assert not hook["pass_filenames"]
-    changed = ["model-tfcompress/tflite-int8.tflite", "tfcompress.toml", "README.md"]
-    assert [bool(re.search(hook["files"], name)) for name in changed] == [True, True, False]
+def test_the_hook_stops_the_commit_that_grows_the_model(place, environ, tmp_path_factory):
+    """By pre-commit itself, from a repository that offers the hook; nothing is fetched."""
+    def git(*argv, cwd=place):
+        return command("git", *argv, cwd=cwd, environ=environ)
+
+    offered = tmp_path_factory.mktemp("hooks")
+    shutil.copy(ROOT / ".pre-commit-hooks.yaml", offered)
+    for argv in (["init", "-q"], ["add", "."], ["commit", "-qm", "Hooks"], ["tag", "v1"]):
+        assert git(*argv, cwd=offered).returncode == 0
+    page = (ROOT / "docs/check.md").read_text()
+    block = page.partition("## pre-commit")[2].partition("```yaml\n")[2].partition("```")[0]
+    block = block.replace("https://HOST/OWNER/tfcompress", str(offered)).replace("VERSION", "v1")
+    (place / ".pre-commit-config.yaml").write_text(block)
+    for argv in (["validate-manifest", str(offered / ".pre-commit-hooks.yaml")],
+                 ["validate-config"]):
+        done = command("pre-commit", *argv, cwd=place, environ=environ)
+        assert done.returncode == 0, done.stdout
     repository(place, environ)
-    path = place / ".git/hooks/pre-commit"
-    path.write_text(f"#!/bin/sh\nexec {hook['entry']}\n")
-    path.chmod(0o755)
+    done = command("pre-commit", "install", cwd=place, environ=environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+
     (place / "README.md").write_text("no model\n")
-    for argv in (["git", "add", "."], ["git", "commit", "-qm", "Words"]):
-        assert command(*argv, cwd=place, environ=environ).returncode == 0
+    git("add", ".")
+    done = git("commit", "-qm", "Words")
+    assert done.returncode == 0 and "no files to check" in done.stderr, done.stderr
     shrunk(place / "model-tfcompress", width=32)
-    done = command("git", "commit", "-aqm", "More filters", cwd=place, environ=environ)
-    assert done.returncode != 0
-    assert "size is" in done.stderr and "tfcompress check --update" in done.stderr
+    done = git("commit", "-aqm", "More filters")
+    assert done.returncode != 0 and "exit code: 8" in done.stderr
+    for told in ("size is", "became 32×3×3×8", "tfcompress check --update"):
+        assert told in done.stderr
     assert command("tfcompress", "check", "--update", cwd=place, environ=environ).returncode == 0
-    done = command("git", "commit", "-aqm", "More filters, on purpose", cwd=place, environ=environ)
-    assert done.returncode == 0, done.stderr
+    done = git("commit", "-aqm", "More filters, on purpose")
+    assert done.returncode == 0 and "Passed" in done.stderr, done.stderr
+    assert git("status", "--porcelain").stdout == ""
+
+
+def test_the_hook_runs_for_what_a_check_reads():
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert not hook["pass_filenames"] and hook["language"] == "system"
+    for name, runs in {"out/a.tflite": True, "out/a.onnx": True, "out/report.json": True,
+                       "tfcompress.toml": True, "pyproject.toml": True, "README.md": False,
+                       "tfcompress-baseline.json": True, "a.py": False}.items():
+        assert bool(re.search(hook["files"], name)) == runs, name
 
 
 @pytest.mark.slow

@@ -1,11 +1,18 @@
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
+from gate_samples import network, shrunk
+from storing import make_output
 
-from tfcompress import cli
+from tfcompress import arguments, cli, errors
+
+COMMANDS = arguments.parser().commands()
 
 
 def run(*argv, cwd=None, **env):
@@ -30,8 +37,28 @@ def test_help_shows_examples_and_exit_codes():
     done = run("--help")
     assert done.returncode == 0 and not done.stderr
     assert "tfcompress shrink model.keras --target tflite-int8" in done.stdout
-    assert "exit codes" in done.stdout
-    assert run("shrink", "--help").returncode == 0
+    table = done.stdout.partition("exit codes:\n")[2]
+    told = {int(line.split()[0]) for line in table.splitlines()}
+    assert told == {0} | {kind.exit_code for kind in errors._tree(errors.TfcompressError)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples_that_work(name):
+    command = COMMANDS[name]
+    assert command.description and f"  tfcompress {name}" in command.epilog
+    for line in command.epilog.splitlines():
+        if line.startswith("  tfcompress "):
+            line = line.partition(" > ")[0]
+            assert arguments.parser().parse_args(shlex.split(line)[1:]).command_name == name
+    for action in command._actions:
+        assert action.help, action.dest
+
+
+def test_help_fits_its_terminal():
+    for width in (60, 100):
+        for name in COMMANDS:
+            lines = run(name, "--help", COLUMNS=str(width)).stdout.partition("examples:")[0]
+            assert max(map(len, lines.splitlines())) <= width, name
 
 
 @pytest.mark.parametrize(
@@ -46,6 +73,9 @@ def test_help_shows_examples_and_exit_codes():
         ["shrink", "nowhere.keras", "--target", "tflite-int9", "--data", "random"],
         ["nothing"],
         ["report", "nowhere"],
+        ["report", "nowhere", "elsewhere"],
+        ["completion", "bash"],
+        [],
     ],
 )
 def test_what_needs_no_model_imports_nothing_heavy(argv):
@@ -69,7 +99,16 @@ def test_targets_lists_each_with_what_it_is_for():
     "argv, code, told, hint",
     [
         (["shrink"], 2, "model", "--help"),
-        (["shrnk"], 2, "shrnk", "--help"),
+        (["shrnk"], 2, "shrnk", "did you mean 'shrink'?"),
+        (["shrink", "MODEL", "--taget", "x"], 2, "no option --taget", "did you mean '--target'?"),
+        (["shrink", "MODEL", "--zzz=1"], 2, "no option --zzz", "see tfcompress shrink --help"),
+        (["shrink", "MODEL", "--samp", "9"], 2, "no option --samp", "did you mean '--samples'?"),
+        (["--vers"], 2, "no option --vers", "did you mean '--version'?"),
+        (["shrink", "MODEL", "more"], 2, "one argument too many: 'more'", "tfcompress shrink"),
+        (["shrink", "MODEL", "--io", "int9"], 2, "unknown --io 'int9'", "did you mean 'int8'?"),
+        (["setup", "browsr"], 2, "browsr", "did you mean 'browser'?"),
+        (["completion", "powershell"], 2, "powershell", "known: bash, zsh, fish"),
+        (["check", "--format", "jnit"], 2, "jnit", "did you mean 'junit'?"),
         (
             ["shrink", "MODEL", "--target", "tflite-int"],
             2,
@@ -91,6 +130,9 @@ def test_targets_lists_each_with_what_it_is_for():
         (["shrink", "MODEL", "--data", "random", "--max-drop", "0.1"], 2, "--max-drop", "--data"),
         (["shrink", "MODEL", "--target", "keras", "--labels", "nowhere.txt"], 2, "nowhere.txt", ""),
         (["report", "nowhere"], 2, "nowhere", ""),
+        (["report", "nowhere", "elsewhere"], 2, "nowhere", "report.json"),
+        (["report", "nowhere", "nowhere"], 2, "given twice", "once"),
+        (["report"], 2, "FOLDER", "--help"),
     ],
 )
 def test_bad_input_is_two_lines_and_the_documented_code(model, tmp_path, argv, code, told, hint):
@@ -110,6 +152,120 @@ def test_errors_are_json_for_machines(tmp_path):
     assert set(error) == {"type", "message", "hint", "exit_code"} and not done.stderr
 
 
+WRONG = {
+    "shrink": ["nowhere.keras", "--data", "random"], "inspect": ["nowhere.keras"],
+    "targets": ["--all"], "report": ["nowhere"], "setup": ["nothing"],
+    "benchmark": ["nowhere.tflite"], "check": ["--config", "nowhere.toml"],
+    "diff": ["nowhere.tflite", "nowhere.tflite"], "publish": ["nowhere", "./store/a"],
+    "pull": ["./nowhere/a"], "list": ["nowhere://"], "alias": ["./nowhere/a", "b"],
+    "completion": ["cmd"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_errors_of_every_command_are_json_for_machines(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = cli.main([name, *WRONG[name], "--json"])
+    told = capsys.readouterr()
+    error = json.loads(told.out)["error"]
+    assert code == error["exit_code"] in (2, 3, 6) and not told.err
+    assert error["message"] and error["hint"]
+
+
+def test_results_are_json_for_machines(tmp_path, monkeypatch, capsys):
+    """Of the commands that need no more than a finished folder; the others have it in their own
+    tests (shrink, inspect, benchmark)."""
+    monkeypatch.chdir(tmp_path)
+    shrunk(tmp_path / "out")
+    make_output(tmp_path / "release")
+    (tmp_path / "tfcompress.toml").write_text('[check]\nartifacts = "out"\n')
+    for argv in (["targets"], ["report", "out"], ["check", "--update"], ["check"],
+                 ["diff", *["out/tflite-float32.tflite"] * 2, "--samples", "2"],
+                 ["publish", "release", "./store/a:1"], ["list", "./store"], ["list", "./store/a"],
+                 ["alias", "./store/a:1", "prod"], ["pull", "./store/a@prod", "-o", "in"],
+                 ["completion", "fish"]):
+        assert cli.main([*argv, "--json"]) == 0, (argv, capsys.readouterr())
+        told = capsys.readouterr()
+        assert json.loads(told.out) and not told.err, argv
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("line", ["targets", "targets --json", "--help", "shrink --help",
+                                  "completion bash", "report nowhere --json"])
+def test_a_reader_that_leaves_is_no_error(line, unbuffered, tmp_path):
+    """`tfcompress targets | head -1`; here the reader has gone before the first word."""
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -c 'import time; time.sleep(0.3); from tfcompress "
+         f"import cli; raise SystemExit(cli.main(\"{line}\".split()))' | true; "
+         "echo ${PIPESTATUS[0]}"], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert done.stdout == f"{2 * ('nowhere' in line)}\n" and not done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("json_", [True, False])
+def test_an_interruption_is_two_lines_and_130(number, json_, tmp_path):
+    """While the configuration is read, which comes out of a pipe and never ends."""
+    os.mkfifo(tmp_path / "never.toml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfcompress", "check", "--config", "never.toml",
+         *["--json"] * json_], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    with open(tmp_path / "never.toml", "w"):  # opened: now it reads
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    if json_:
+        assert json.loads(out)["error"]["exit_code"] == 130 and not err
+    else:
+        assert len(err.splitlines()) == 2 and "interrupted" in err and not out
+
+
+def seen(*argv, stdout=None, **env):
+    """What a command writes on a terminal: stderr, and stdout where that is not given."""
+    read, write = os.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "tfcompress", *argv], stdout=stdout or write,
+                               stderr=write, env=os.environ | {"TERM": "xterm"} | env)
+    os.close(write)
+    told = b""
+    try:
+        while part := os.read(read, 65536):
+            told += part
+    except OSError:  # Linux's end of a terminal
+        pass
+    process.wait()
+    os.close(read)
+    return told.decode()
+
+
+def test_colour_is_for_terminals_that_want_it(tmp_path, monkeypatch):
+    shrunk(tmp_path / "out")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    (tmp_path / "tfcompress.toml").write_text('[check]\nartifacts = "out"\n')
+    argv = ["check", "--config", str(tmp_path / "tfcompress.toml")]
+    assert run(*argv, "--update").returncode == 0
+    assert "\x1b[32m" in seen(*argv) and "\x1b[32m" in seen(*argv, NO_COLOR="")
+    assert not re.search(r"\x1b\[[\d;]*m", seen(*argv, NO_COLOR="1"))
+    assert "\x1b[" not in seen(*argv, TERM="dumb") and "\x1b[" not in run(*argv).stdout
+
+
+def test_progress_goes_to_stderr_and_machines_get_none(tmp_path):
+    """A file measured against another, with stderr on a terminal and stdout in a file."""
+    for name, width in (("a", 8), ("b", 9)):
+        network(tmp_path / f"{name}.tflite", width)
+    (tmp_path / "tfcompress.toml").write_text(
+        "[check]\nseconds = 0.1\nrounds = 3\n[check.limits]\nbytes = false\nlatency = 50\n"
+        '[check.targets.t]\nartifact = "a.tflite"\nbaseline = "b.tflite"\n')
+    argv = ["check", "--config", str(tmp_path / "tfcompress.toml")]
+    for more, progress in (((), True), (("--json",), False)):
+        with open(tmp_path / "out", "w") as file:
+            told = seen(*argv, *more, stdout=file)
+        assert ("measure" in told) == progress and bool(told) == progress
+        written = (tmp_path / "out").read_text()
+        assert "latency" in written and "\x1b" not in written
+
+
 def test_an_output_that_is_somebody_elses_is_left_alone(model, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("x")
@@ -118,6 +274,26 @@ def test_an_output_that_is_somebody_elses_is_left_alone(model, tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "x"
 
 
-def test_without_a_command_the_help_is_shown(capsys):
+def test_without_a_command_short_help_is_shown(capsys):
     assert cli.main([]) == 0
-    assert "shrink" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == {*COMMANDS, "tfcompress"}
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 30 and lines[-1] == (
+        "tfcompress COMMAND --help shows a command's options and examples.")
+
+
+@pytest.mark.parametrize("argv", [["help"], ["help", "shrink"]])
+def test_help_is_a_word_too(argv, capsys):
+    assert cli.main(argv) == 0
+    told = capsys.readouterr().out
+    assert cli.main([*argv[1:], "--help"]) == 0 and capsys.readouterr().out == told
+
+
+def test_values_may_begin_with_a_dash():
+    args = arguments.parser().parse_args(["shrink", "m.keras", "--normalize", "-1..1"])
+    assert args.normalize == "-1..1"
+
+
+def test_every_command_can_be_run():
+    assert set(COMMANDS) == set(cli.COMMANDS)

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from conftest import ROOT
 
-from tfcompress import cli, steps
+from tfcompress import arguments, steps
 from tfcompress.compress.training import recipe
 
 DOCS = ROOT / "docs"
@@ -33,8 +33,8 @@ def prose(text):
 
 
 def blocks(text):
-    """Fenced and indented code."""
-    return [code for _, code in FENCE.findall(text)] + \
+    """Fenced and indented code, without what is only shown."""
+    return [code for language, code in FENCE.findall(text) if language != "text"] + \
         [textwrap.dedent(code) for code in INDENTED.findall(FENCE.sub("", text))]
 
 
@@ -43,11 +43,11 @@ def command_lines(text):
     for code in blocks(text):
         for line in code.replace("\\\n", " ").splitlines():
             if line.startswith("tfcompress "):
-                yield line.split("   ")[0]
+                yield re.split(" {3}| [>|] ", line)[0]
     for span in SPAN.findall(prose(text)):
         words = span.split()
         if words[0] == "tfcompress" and len(words) > 2:
-            yield " ".join(words)
+            yield re.split(" [>|] ", " ".join(words))[0]
 
 
 def every(find):
@@ -70,7 +70,7 @@ def test_recipes_are_recipes(code):
 
 @pytest.mark.parametrize("line", every(command_lines))
 def test_command_lines_are_accepted(line):
-    args = cli._parser().parse_args(shlex.split(line, comments=True)[1:])
+    args = arguments.parser().parse_args(shlex.split(line, comments=True)[1:])
     if args.command_name == "shrink" and not str(args.recipe).endswith(".toml"):
         known = set(steps.Options.__dataclass_fields__)
         told = {k: v for k, v in vars(args).items() if k in known and v is not None}
@@ -82,7 +82,7 @@ def test_command_lines_are_accepted(line):
 
 @pytest.mark.parametrize("page", [DOCS / "stages.md", *sorted(STAGES.glob("*.md"))], ids=name_of)
 def test_flags_of_the_stages_are_flags(page):
-    parser = cli._parser()._subparsers._group_actions[0].choices["shrink"]
+    parser = arguments.parser()._subparsers._group_actions[0].choices["shrink"]
     for span in SPAN.findall(prose(page.read_text())):
         if span.startswith("--"):
             assert span.split()[0] in parser._option_string_actions, span

@@ -120,6 +120,22 @@ def test_the_report_keeps_to_its_schema_and_the_manifest_to_the_files(everything
     assert manifest["source"]["sha256"] == report["source"]["sha256"]
 
 
+def test_every_layer_is_told_with_its_cost_and_its_error(everything):
+    _, told = everything
+    rows = {r["target"]: r for r in told["rows"]}
+    for name in (t for t in TARGETS if t.startswith("tflite")):
+        layers, row = rows[name]["io"]["layers"], figures(rows[name])
+        assert {"dense", "digit"} <= {f["layer"] for f in layers}
+        assert sum(f["macs"] for f in layers) == row["macs"]
+        assert sum(sum(f["dtypes"].values()) for f in layers) == row["parameters"]
+        if name == "tflite-float32":
+            assert rows[name]["io"]["layers_note"] == "nothing is rounded in it"
+        else:
+            assert all(f["snr_db"] > 10 for f in layers), name
+    kinds = [p["pick"] for p in told["picks"]]
+    assert kinds[0] == "smallest" and "fastest" in kinds and kinds[-1] == "most_accurate"
+
+
 def test_the_keras_file_is_the_same_model_without_code(everything, examples):
     import keras
 
@@ -200,7 +216,10 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(examples, tmp_path, numbe
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for "&"
     )
-    time.sleep(4)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob("*/[0-9a-f]*/float.tflite")):  # much is still to do
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130 and len(told.splitlines()) == 2 and "interrupted" in told

@@ -109,6 +109,17 @@ def test_aliases_and_versions_share_their_names(out, store):
     assert [e["version"] for e in publishing.listing(f"{store}/digits")] == ["1"]
 
 
+def test_a_target_brings_its_usage_note(store, tmp_path):
+    mine = ["usage/explorer/tflite-int8-macs.json", "usage/tflite-int8.md", "usage/tflite-int8.py"]
+    others = ["usage/tflite-float16.md", "README.md", "usage/tflite-int8x.md"]
+    out = make_output(tmp_path / "out", extra={name: b"told" for name in mine + others})
+    publishing.publish(out, f"{store}/digits:1")
+    done = pull(f"{store}/digits", tmp_path / "in", targets=("tflite-int8",))
+    assert done["files"] == ["tflite-int8.tflite", *mine]
+    assert sorted(contents(tmp_path / "in")) == ["manifest.json", *done["files"]]
+    assert set(pull(f"{store}/digits", tmp_path / "all")["files"]) >= {*mine, *others}
+
+
 def test_targets_and_what_belongs_to_them(out, store, tmp_path):
     publishing.publish(out, f"{store}/digits:1")
     done = pull(f"{store}/digits", tmp_path / "in", targets=("tflite-int8",))

@@ -55,6 +55,11 @@ def demo_answer(folder: Path, work: Path) -> str:
     shutil.copytree(packages.fetch(), site / "node_modules")
     page = site / "index.html"
     page.write_text(page.read_text().replace("</html>", CLICK))
+    return posted(site, work / "profile")
+
+
+def posted(site: Path, profile: Path, page: str = "index.html") -> str:
+    """What a page of a folder posts to `/answer` in a real browser."""
     answers: list[str] = []
     told = threading.Event()
 
@@ -74,8 +79,8 @@ def demo_answer(folder: Path, work: Path) -> str:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     process = subprocess.Popen(
         [browser.find_browser(), *browser.FLAGS, "--no-sandbox", *browser.SOFTWARE,
-         f"--user-data-dir={work / 'profile'}",
-         f"http://127.0.0.1:{server.server_address[1]}/index.html"],
+         f"--user-data-dir={profile}",
+         f"http://127.0.0.1:{server.server_address[1]}/{page}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         assert told.wait(180), "the demo page did not answer"

@@ -145,11 +145,27 @@ def layers(graph) -> dict[str, str]:
     Names keep the scopes of the traced model. Keras puts a number behind every scope when it traces
     a model a second time; that holds for all scopes of a file or for none.
     """
-    found = {n.name: [p for p in n.name.split("/") if p] for n in graph.node}
+    return scopes([n.name for n in graph.node])
+
+
+def scopes(names: list[str]) -> dict[str, str]:
+    """Name of a node or tensor -> the Keras layer in its scopes, "" where it has none."""
+    found = {n: [p for p in n.split(":")[0].split("/") if p] for n in names}
     scoped = [part for parts in found.values() if len(parts) > 2 for part in parts[:2]]
     numbered = bool(scoped) and all(re.search(r"_\d+$", part) for part in scoped)
     names = {n: parts[1] if len(parts) > 2 else "" for n, parts in found.items()}
     return {n: re.sub(r"_\d+$", "", part) if numbered else part for n, part in names.items()}
+
+
+def probe(model, names: list[str]) -> Runner:
+    """A runner that returns these tensors of the main graph; nothing is fused."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    have = {o.name for o in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
+    return Runner(dump(copy), optimize=False, outputs=names)
 
 
 class Runner:
@@ -212,16 +228,11 @@ def extremes(model, samples, progress=None) -> dict:
         `{tensor name: array (samples, 2) of float64}`.
     """
     import numpy as np
-    import onnx
 
     known = types(model)
     names = [n for node in model.graph.node for n in node.output
              if n and known.get(n, FLOAT) == FLOAT and node.op_type not in ("Constant", "Shape")]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    have = {o.name for o in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in have)
-    runner = Runner(dump(probe), optimize=False, outputs=names)
+    runner = probe(model, names)
     floats = [n for n in runner.inputs if runner.kinds[n].startswith("float")]
     found: dict[str, list] = {n: [] for n in [*floats, *names]}
     for k in range(samples.count):
@@ -237,6 +248,11 @@ def extremes(model, samples, progress=None) -> dict:
 
 def macs(model) -> int:
     """Multiplications of one row, from the weights of matrix products and convolutions."""
+    return sum(macs_by_node(model).values())
+
+
+def macs_by_node(model) -> dict[str, int]:
+    """The same by the name of the node; without those that have none."""
     import onnx
 
     weights = constants(model.graph)
@@ -244,15 +260,15 @@ def macs(model) -> int:
     try:
         inferred = onnx.shape_inference.infer_shapes(model).graph
     except Exception:
-        return 0
+        return {}
     shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
               for v in [*inferred.value_info, *inferred.output]}
-    total = 0
+    found: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type in ("LSTM", "GRU", "RNN"):
             steps = (shapes.get(node.output[0]) or shapes.get(node.input[0]) or [1])[0]
             known = [weights[n] for n in node.input[1:3] if n in weights]
-            total += steps * sum(math.prod(t.dims) for t in known)
+            found[node.name] = steps * sum(math.prod(t.dims) for t in known)
         if node.op_type in ("Conv", "MatMul", "Gemm") and len(node.input) > 1:
             source = made_by.get(node.input[1])
             stored = source.input[0] if source and source.op_type == "DequantizeLinear" else ""
@@ -260,8 +276,8 @@ def macs(model) -> int:
             if weight is not None and node.output[0] in shapes:
                 out, size = shapes[node.output[0]], math.prod(weight.dims)
                 places = math.prod(out[2:]) if node.op_type == "Conv" else math.prod(out[1:-1])
-                total += size * places
-    return total
+                found[node.name] = size * places
+    return found
 
 
 def describe(path: str | Path) -> dict:

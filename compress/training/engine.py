@@ -191,6 +191,7 @@ class Engine:
         elif again:
             return
         elif isinstance(stage, recipe.Prune):
+            prune.shares(self.model, stage)
             for form in self.mine:
                 form.set_mask(self._ones(form))
         else:
@@ -287,7 +288,7 @@ class Engine:
             if self.training.patience and state.waited >= self.training.patience:
                 break
         if isinstance(stage, recipe.Prune) and not (learns and epochs):
-            self._set_masks(stage, 1, 1)
+            prune.grow(self.mine, stage, prune.shares(self.model, stage), 1, 1)
         if not learns and NO_GRADIENT not in self.notes:
             self.notes.append(NO_GRADIENT)
         state.restore_best()
@@ -339,24 +340,19 @@ class Engine:
         import keras
 
         engine = self
+        own = prune.shares(self.model, stage) if isinstance(stage, recipe.Prune) else {}
 
         class Watch(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
                 step = before + batch
                 if isinstance(stage, recipe.Prune):
                     if prune.masks_at(stage, step, steps):
-                        engine._set_masks(stage, step, steps)
+                        prune.grow(engine.mine, stage, own, step, steps)
                 elif cluster.regroups_at(step, steps):
                     for form in engine.forms.values():
                         form.regroup()
 
         return Watch()
-
-    def _set_masks(self, stage: recipe.Prune, step: int, steps: int) -> None:
-        share = prune.sparsity_at(stage, step, steps)
-        for form in self.mine:
-            form.set_mask(prune.mask(form.kernel, form.kernel.variable.numpy(), stage.pattern,
-                                     share))
 
     def _eligible(self, stage: recipe.Stage, epoch: int, epochs: int) -> bool:
         """Whether an epoch's weights may be the best: not while sparsity still grows."""

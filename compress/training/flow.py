@@ -39,6 +39,9 @@ class Flow:
     def producer(self, tensor: int) -> Call | None:
         return next((c for c in self.calls if tensor in c.outputs and tensor not in c.inputs), None)
 
+    def tensor(self, identity: int) -> Any:
+        return next(t for t in self.kept if id(t) == identity)
+
     def consumers(self, tensor: int) -> list[Call]:
         return [c for c in self.calls if tensor in c.inputs]
 

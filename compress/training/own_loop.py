@@ -71,7 +71,8 @@ def wrap(model: Any, stage: recipe.Stage, data: Any = None, seed: int = 0) -> tu
     if isinstance(stage, recipe.Qat):
         hooks = qat.begin(inner, pack, batches, stage, mine)
     made = forms.formed_class()(inner, pack, mine, hooks)
-    return made, _callbacks(mine, stage)
+    own = prune.shares(inner, stage) if isinstance(stage, recipe.Prune) else {}
+    return made, _callbacks(mine, stage, own)
 
 
 def finish(model: Any) -> Any:
@@ -125,7 +126,7 @@ def _batches(data: Any) -> list[list]:
     return [[a[i:i + size] for a in arrays] for i in range(0, count - size + 1, size)]
 
 
-def _callbacks(mine: list[forms.Form], stage: recipe.Stage) -> list:
+def _callbacks(mine: list[forms.Form], stage: recipe.Stage, own: dict[int, float]) -> list:
     """Sets masks along the schedule, over as many steps as `fit` is going to make; or clusters."""
     import keras
 
@@ -148,9 +149,6 @@ def _callbacks(mine: list[forms.Form], stage: recipe.Stage) -> list:
             self.step += 1
 
         def set(self, step: int, steps: int) -> None:
-            share = prune.sparsity_at(stage, step, steps)
-            for form in mine:
-                form.set_mask(prune.mask(form.kernel, form.kernel.variable.numpy(),
-                                         stage.pattern, share))
+            prune.grow(mine, stage, own, step, steps)
 
     return [Watch()] if pruning or clustered else []

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import recipe
+from ...errors import UsageError
+from . import kernels, recipe
 from .kernels import Kernel
 
 RAMP = 0.5  # of the steps; the rest trains with the final masks
@@ -27,6 +28,31 @@ def sparsity_at(stage: recipe.Prune, step: int, steps: int) -> float:
     growing = ramp(stage, steps)
     done = min(1.0, step / growing) if growing else 1.0
     return stage.sparsity * (1 - (1 - done) ** 3)
+
+
+def shares(model: Any, stage: recipe.Prune) -> dict[int, float]:
+    """The share of zeros in the end, by identity of the variable, where it is not `sparsity`.
+
+    Raises:
+        UsageError: A pattern of `per_layer` takes no layer.
+    """
+    found: dict[int, float] = {}
+    for layers, share in (stage.per_layer or {}).items():
+        taken, _ = kernels.find(model, layers, True)
+        if not taken:
+            raise UsageError(f"prune: per_layer[{layers!r}] takes no layer of the model",
+                             "`tfcompress inspect` lists its layers")
+        found |= {id(k.variable): float(share) for k in taken}
+    return found
+
+
+def grow(forms: list, stage: recipe.Prune, own: dict[int, float], step: int, steps: int) -> None:
+    """Set the masks of some forms as the schedule has them at `step`; `own` is from `shares`."""
+    done = sparsity_at(stage, step, steps) / stage.sparsity
+    for form in forms:
+        variable = form.kernel.variable
+        share = done * own.get(id(variable), stage.sparsity)
+        form.set_mask(mask(form.kernel, variable.numpy(), stage.pattern, share))
 
 
 def masks_at(stage: recipe.Prune, step: int, steps: int) -> bool:

@@ -9,6 +9,7 @@ Inference" (arXiv 1712.05877); learned ranges as in arXiv 1903.08066.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ class Ranges:
         samples: A few rows per input, for the converter to calibrate the rest with.
         settled: The biases that are put on the file's grid in the end.
         loops: Names of recurrent layers, which the converter cannot quantize.
+        written: Only the roundings that a converter has to be told, without the pooled ones.
         bits: Of the activations: 8, or 16, which are as good as exact and have no sites.
     """
 
@@ -44,6 +46,7 @@ class Ranges:
                             trainable=name != "unit") for i in range(plan.ranges)]
             for name, value in (("low", 0.0), ("high", LEAST), ("unit", 1.0)))
         self.constants: list[tuple[float, float]] | None = None
+        self.written = False
         self._active: list[contextlib.ExitStack] = []
         self._index = {(s.kind, s.key, s.place): s.range for s in plan.sites}
 
@@ -56,24 +59,44 @@ class Ranges:
                 for a, b, u in zip(self.low, self.high, self.unit, strict=True)]
 
     def to_list(self) -> list[dict]:
-        """`{"layer", "where", "min", "max"}` per site, for reports."""
+        """`{"layer", "where", "min", "max"}` per site with a range of its own, for reports."""
         values = self.values()
         return [{"layer": s.layer, "where": s.kind, "min": values[s.range][0],
-                 "max": values[s.range][1]} for s in self.plan.sites]
+                 "max": values[s.range][1]} for s in self.plan.sites if s.kind != "pooled"]
 
     def round(self, number: int, tensor: Any) -> Any:
         """`tensor` on the 256 steps of a range."""
         import tensorflow as tf
 
-        if self.constants:  # the converter wants bare constants
-            low, high = (tf.constant(v, tf.float32) for v in self.constants[number])
-        else:
-            unit = self.unit[number].value
-            low = tf.minimum(self.low[number].value * unit, 0.0)
-            high = tf.maximum(self.high[number].value * unit, LEAST)
+        low, high = self._ends(number)
         rounded = tf.quantization.fake_quant_with_min_max_vars(
             tf.cast(tensor, tf.float32), low, high, num_bits=8)
         return tf.cast(rounded, tensor.dtype)
+
+    def _ends(self, number: int) -> list:
+        import tensorflow as tf
+
+        if self.constants:  # the converter wants bare constants
+            return [tf.constant(v, tf.float32) for v in self.constants[number]]
+        unit = self.unit[number].value
+        return [tf.minimum(self.low[number].value * unit, 0.0),
+                tf.maximum(self.high[number].value * unit, LEAST)]
+
+    def pooled(self, number: int, tensor: Any) -> Any:
+        """An average of rounded values on the steps of their range.
+
+        As TFLite's kernel does it: to the nearest integer, a half away from zero; gradients pass.
+        """
+        import tensorflow as tf
+
+        low, high = self._ends(number)
+        scale = (high - low) / 255
+        zero = -128 - tf.clip_by_value(tf.round(low / scale), -255.0, 0.0)
+        stored = tf.cast(tensor, tf.float32) / scale + zero
+        # A half is met exactly by few summands only, and then but for the last bits of a float.
+        stored = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5 + 1e-4)
+        rounded = tf.cast((stored - zero) * scale, tensor.dtype)
+        return tensor + tf.stop_gradient(rounded - tensor)
 
     def inputs(self, tensors: list) -> list:
         return [self.round(self._index["input", i, 0], t)
@@ -82,16 +105,20 @@ class Ranges:
     def __enter__(self) -> Ranges:
         stack = contextlib.ExitStack()
         stack.enter_context(flow.listening(
-            lambda op, nth, call, _: self._around(op, nth, call, self.round)))
+            lambda op, nth, call, given: self._around(op, nth, call, self.round, given)))
         self._active.append(stack)
         return self
 
     def __exit__(self, *told: Any) -> None:
         self._active.pop().__exit__(*told)
 
-    def _around(self, op: Any, nth: int, call: Callable[[], Any], do: Callable) -> Any:
+    def _around(self, op: Any, nth: int, call: Callable[[], Any], do: Callable,
+                given: tuple | None = None) -> Any:
         """One call, with `do(range, tensor)` where sites are."""
         import keras
+
+        if given and ("after", (id(op), nth), 0) in self._index and sites.role(op) == "average":
+            call = functools.partial(_mean, op, *given[0], **given[1])
 
         key = (id(op), nth)
         number = self._index.get(("before", key, 0))
@@ -106,7 +133,11 @@ class Ranges:
         for i, tensor in enumerate(flat):
             if flow.is_float(tensor):
                 number = self._index.get(("after", key, place))
-                flat[i] = tensor if number is None else do(number, tensor)
+                if number is not None:
+                    flat[i] = do(number, tensor)
+                elif do == self.round and not self.written:
+                    pooled = self._index.get(("pooled", key, place))
+                    flat[i] = tensor if pooled is None else self.pooled(pooled, tensor)
                 place += 1
         return keras.tree.pack_sequence_as(results, flat)
 
@@ -144,6 +175,15 @@ class Ranges:
             self.unit[number].assign(unit)
             self.low[number].assign(low / unit)
             self.high[number].assign(high / unit)
+
+
+def _mean(op: Any, inputs: Any) -> Any:
+    """An average of whole images as a reduction, which converters write as MEAN."""
+    import tensorflow as tf
+
+    rank = len(inputs.shape)
+    axes = range(1, rank - 1) if op.data_format == "channels_last" else range(2, rank)
+    return tf.reduce_mean(inputs, list(axes), keepdims=True)
 
 
 @contextlib.contextmanager
@@ -240,8 +280,11 @@ class FakeQuantized:
         biases.settle(ranges.settled, self.constants, forms)
 
     def __call__(self, inputs: Any, training: bool = False) -> list:
-        """As `run`, for what converts Keras models: one tensor, or a list of them."""
-        return self.run(list(inputs) if isinstance(inputs, (list, tuple)) else [inputs])
+        """For what converts Keras models: one tensor, or a list of them.
+
+        As `run`, but for the roundings that the int8 file's operators do by themselves.
+        """
+        return self._rounded(list(inputs) if isinstance(inputs, (list, tuple)) else [inputs], True)
 
     def _flatten_layers(self, **options: Any) -> Any:
         return self.model._flatten_layers(**options)
@@ -256,12 +299,16 @@ class FakeQuantized:
         return flow.flatten(self.model(*args, training=False, **kwargs))
 
     def run(self, tensors: list) -> list:
+        """What the int8 file computes, as real numbers."""
+        return self._rounded(tensors, False)
+
+    def _rounded(self, tensors: list, written: bool) -> list:
         import tensorflow as tf
 
-        self.ranges.constants = self.constants
+        self.ranges.constants, self.ranges.written = self.constants, written
         try:
             with self.ranges:
                 given = [tf.convert_to_tensor(t) for t in tensors]
                 return self.plain(self.ranges.inputs(given))
         finally:
-            self.ranges.constants = None
+            self.ranges.constants, self.ranges.written = None, False

@@ -131,7 +131,7 @@ def _trace(qat_model: qat.FakeQuantized, names: list[str], inputs: Sequence[Tens
            outputs: Sequence[TensorSpec], route: str) -> Any:
     import tensorflow as tf
 
-    run = qat_model.plain if route == "calibrated" else qat_model.run
+    run = qat_model.plain if route == "calibrated" else qat_model
 
     def serve(**tensors: Any) -> dict:
         results = run([tensors[n] for n in names])

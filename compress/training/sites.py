@@ -1,9 +1,11 @@
 """Where the int8 file rounds activations: after each group of operations that TFLite fuses.
 
 A convolution with its BatchNormalization and ReLU is one operator with one rounding at its end.
-Operators that only move or choose values keep the scale of what they get. Concatenation and
-maximum want one scale for all that they join. Softmax, sigmoid and tanh have fixed scales.
-(TensorFlow Lite 8-bit quantization specification.)
+Operators that only move, choose or average values keep the scale of what they get; an average is
+rounded to it. Concatenation and maximum want one scale for all that they join. Softmax, sigmoid
+and tanh have fixed scales. An average of whole images is a
+MEAN, whose scale is its own. (TensorFlow Lite
+8-bit quantization specification.)
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ SAME = ("Flatten", "Reshape", "Permute", "RepeatVector", "Dropout", "SpatialDrop
         "Cropping3D", "UpSampling1D", "UpSampling2D", "Transpose", "ExpandDims", "Squeeze",
         "GetItem", "Swapaxes", "Moveaxis", "Ravel", "BroadcastTo", "Slice", "Split", "Tile",
         "Repeat", "StopGradient")
-AVERAGE = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "GlobalAveragePooling1D",
-           "GlobalAveragePooling2D", "GlobalAveragePooling3D")
+AVERAGE = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
 JOINING = ("Concatenate", "Maximum", "Minimum", "Stack")
 ADDING = ("Add", "Subtract")
 FIXED = ("softmax", "sigmoid", "tanh", "log_softmax")
@@ -37,7 +38,9 @@ class Site:
 
     Attributes:
         kind: `input` (of the model), `before` (the activation inside a layer),
-            `middle` (between the two parts of a separable convolution) or `after` (a call).
+            `middle` (between the two parts of a separable convolution), `after` (a call) or
+            `pooled` (after an average, on the steps of what was averaged: the file's operator
+            does it by itself, so it is not written out for converters).
         key: Number of the input, or `Call.key`.
         place: Which of the call's outputs.
         layer: Name for people.
@@ -76,7 +79,7 @@ def plan(flow: Flow, names: list[str], skip: set[int]) -> Plan:
     for call in flow.calls:
         if id(call.op) in skip or not call.outputs:
             continue
-        kind = role(call.op)
+        kind = "other" if is_whole(flow, call) else role(call.op)
         if kind == "kernel" and inner_activation(call.op) not in ("linear", "relu", "relu6"):
             made.sites.append(Site("before", call.key, 0, call.op.name))
         if type(call.op).__name__.startswith("SeparableConv"):
@@ -88,7 +91,21 @@ def plan(flow: Flow, names: list[str], skip: set[int]) -> Plan:
     for number, site in enumerate(made.sites):
         site.range = number
     _join(flow, made)
+    for call in flow.calls:
+        averaged = role(call.op) == "average" and not made.of("after", call.key)
+        if averaged and id(call.op) not in skip and call.outputs:
+            if given := source(flow, made, call.inputs[0]):
+                made.sites.append(Site("pooled", call.key, 0, call.op.name, given.range))
     return made
+
+
+def is_whole(flow: Flow, call: Call) -> bool:
+    """Whether a call averages whole images, as a MEAN does, whose result has a scale of its own."""
+    if role(call.op) != "average" or call.op.padding != "valid" or not call.inputs:
+        return False
+    shape = list(flow.tensor(call.inputs[0]).shape)
+    sides = shape[1:-1] if call.op.data_format == "channels_last" else shape[2:]
+    return list(call.op.pool_size) == sides
 
 
 def role(op: Any) -> str:
@@ -174,7 +191,8 @@ def source(flow: Flow, made: Plan, tensor: int) -> Site | None:
         call = flow.producer(tensor)
         if call is None:
             return None
-        site = made.of("after", call.key, call.outputs.index(tensor))
+        place = call.outputs.index(tensor)
+        site = made.of("after", call.key, place) or made.of("pooled", call.key, place)
         if site or role(call.op) not in ("same", "join") or not call.inputs:
             return site
         tensor = call.inputs[0]

@@ -69,6 +69,8 @@ class Prune:
         schedule: `polynomial` lets the sparsity grow over the first half of the steps,
             `constant` prunes at once.
         layers: Which layers: names or types with `*`, commas between, `!` before exceptions.
+        per_layer: Shares of zeros by layers, written as in `layers`, where they differ from
+            `sparsity`: `{"dense*" = 0.95, conv1 = 0.5}`. The last one that takes a layer holds.
         embeddings: Prune embedding tables too.
         depthwise: Prune depthwise kernels too: few weights, each of which matters much.
         epochs: Passes over the data; None takes the training's.
@@ -79,6 +81,7 @@ class Prune:
     pattern: str = "unstructured"
     schedule: str = "polynomial"
     layers: str = "*"
+    per_layer: dict | None = None
     embeddings: bool = False
     depthwise: bool = False
     epochs: int | None = None
@@ -228,6 +231,14 @@ def check(stage: Stage | Training) -> None:
         if not match or (match[1] and int(match[1]) >= int(match[2])):
             raise UsageError(f"prune: {stage.pattern!r} is neither a share nor a known pattern",
                              "use a share such as 0.8; or unstructured, 2:4 (n:m, n < m), block1x4")
+        for layers, share in (stage.per_layer or {}).items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)):
+                raise UsageError(f"prune: per_layer[{layers!r}] = {share!r} is no number",
+                                 'give a share of zeros: per_layer = {"dense*" = 0.95}')
+            _range("prune", f"per_layer[{layers!r}]", share, *RANGES["sparsity"])
+        if stage.per_layer and ":" in stage.pattern:
+            raise UsageError(f"prune: the pattern {stage.pattern} has its own share of zeros",
+                             "leave per_layer out")
     if isinstance(stage, Training) and stage.augment is not None \
             and stage.augment not in AUGMENTS and not FUNCTION.fullmatch(stage.augment):
         raise UsageError(f"training: augment = {stage.augment!r} is not known",

@@ -124,7 +124,8 @@ def check(chosen: recipe.Recipe) -> None:
         name = recipe.name_of(stage)
         if name not in ("finetune", "prune", "cluster", "qat"):
             raise UsageError(f"tensorflow-model-optimization has no stage {name}", HINT)
-        for field, allowed in (("scope", "layer"), ("weight_bits", 8), ("activation_bits", 8)):
+        for field, allowed in (("scope", "layer"), ("weight_bits", 8), ("activation_bits", 8),
+                               ("per_layer", None)):
             value = getattr(stage, field, allowed)
             if value != allowed:
                 raise UsageError(f"tensorflow-model-optimization cannot do {name} with "

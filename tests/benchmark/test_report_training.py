@@ -167,7 +167,7 @@ def test_names_from_a_model_cannot_break_out_of_the_account_of_its_training():
     forms = report.html(given), report.markdown(given), report.table(given, 80, False)
     for text in forms:
         assert "\x1b" not in text and "\u202e" not in text
-    assert "<script" not in forms[0] and "<script" not in forms[1]
+    assert forms[0].count("<script") == 1 and "<script" not in forms[1]
     assert "**bold**" not in forms[1]
     assert forms[0].count("&lt;script&gt;") > 12
 

@@ -71,13 +71,13 @@ def test_the_c_array_compiles(tmp_path):
     options = {"options": {"array": "g_digits"}}
     micro.compile(INT8, str(tmp_path), targets.load("micro").to_dict() | options)
     (tmp_path / "main.cc").write_text(
-        '#include "model.h"\n#include <cstdint>\n#include <cstdio>\n'
+        '#include "micro-model.h"\n#include <cstdint>\n#include <cstdio>\n'
         "struct R { int n = 0; void AddConv2D() { ++n; } void AddReshape() { ++n; }\n"
         "void AddFullyConnected() { ++n; } void AddSoftmax() { ++n; } };\n"
         "int main() { R r; g_digits_register(r);\n"
         'std::printf("%zu %d %d", g_digits_len, r.n, (int)((std::uintptr_t)g_digits % 16)); }\n'
     )
-    command = ["g++", "-std=c++17", "-Wall", "-Werror", "main.cc", "model.cc", "-o", "main"]
+    command = ["g++", "-std=c++17", "-Wall", "-Werror", "main.cc", "micro-model.cc", "-o", "main"]
     subprocess.run(command, cwd=tmp_path, check=True)
     told = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True).stdout
     assert told == f"{Path(INT8).stat().st_size} 4 0"

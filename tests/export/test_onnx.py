@@ -119,7 +119,8 @@ DIGEST = """
 import hashlib, sys, tempfile
 sys.path.insert(0, {tests!r})
 import zoo
-from tfcompress.compress import load, lower
+from tfcompress.compress import lower
+from tfcompress.compress.models import load
 from tfcompress.export.onnx import to_onnx
 for name in {order}:
     model = zoo.build(name, zoo.models()[name])
@@ -169,14 +170,14 @@ def test_the_workers_calls_from_keras_file_to_described_int8(tmp_path):
                           lambda _, text: seen.append(text))  # fmt: skip
     assert seen == ["route:native"] and made["macs"] == 36 * 9 * 3 * 8 + 8 * 4
     with Child("quantization") as child:
-        done = child.call("worker:quantize", {
+        done = child.call("filing:quantize", {
             "float": str(tmp_path / "float.onnx"), "samples": None, "out": str(tmp_path),
             "targets": [targets.load("onnx-int8").to_dict()], "labels": list("abcd"),
             "names": {k: [s["name"] for s in info[k]] for k in ("inputs", "outputs")},
             "normalization": None, "provenance": {"seed": 0}})  # fmt: skip
         file = done["targets"]["onnx-int8"]["path"]
-        told = child.call("worker:describe", {"path": file})
-        modules = child.call("worker:warm", {"modules": ["json"]})
+        told = child.call("filing:describe", {"path": file})
+        modules = child.call("filing:warm", {"modules": ["json"]})
     assert modules == {}
     assert [i["name"] for i in told["io"]["inputs"]] == ["image"]
     assert told["io"]["ops"]["QuantizeLinear"] >= 2

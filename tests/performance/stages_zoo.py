@@ -1,9 +1,11 @@
 """Prune, cluster and QAT on every small model of `tests/zoo.py`: who takes part, and what breaks.
 
     python tests/performance/stages_zoo.py [--every N] [--backend tfmot] [--json FILE] [NAME ...]
+    python tests/performance/stages_zoo.py --applications [MobileNetV2 ...]
 
-Each stage is trained for one epoch of two steps. A model that kills the process costs only itself:
-the process is started again behind it.
+`--applications` takes the models of keras.applications, at 96 pixels with ten classes and random
+weights, instead. Each stage is trained for one epoch of two steps. A model that kills the process
+costs only itself: the process is started again behind it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,16 @@ def recipes() -> dict:
     stages = {"prune": recipe.Prune(sparsity=0.5, schedule="constant"),
               "cluster": recipe.Cluster(clusters=4), "qat": recipe.Qat()}
     return {k: recipe.Recipe((v,), training) for k, v in stages.items()}
+
+
+def applications() -> dict:
+    """The models of keras.applications by name, the small ones first."""
+    import keras
+
+    known = keras.applications
+    names = sorted((n for n in dir(known) if n[0].isupper()), key=lambda n: (len(n), n))
+    return {n: lambda n=n: getattr(known, n)(weights=None, input_shape=(96, 96, 3), classes=10)
+            for n in names}
 
 
 def rows(folder: Path, loaded) -> Path:
@@ -92,21 +104,18 @@ def one(name: str, make, backend: str) -> dict:
     return told
 
 
-def child(names: list[str], backend: str) -> None:
+def child(names: list[str], backend: str, models: dict) -> None:
     """Answers by lines of JSON."""
-    sys.path.insert(0, str(TESTS))
-    import zoo
-
-    for name, make in zoo.models().items():
+    for name, make in models.items():
         if name in names:
             print(json.dumps({"begin": name}), flush=True)
             print(json.dumps({"name": name} | one(name, make, backend)), flush=True)
 
 
-def everything(names: list[str], backend: str) -> dict:
+def everything(names: list[str], backend: str, more: list[str]) -> dict:
     left, done = list(names), {}
     while left:
-        command = [sys.executable, __file__, "--child", "--backend", backend, *left]
+        command = [sys.executable, __file__, "--child", "--backend", backend, *more, *left]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                    text=True)
         begun = None
@@ -171,17 +180,20 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth model")
     parser.add_argument("--backend", choices=("native", "tfmot"), default="native")
+    parser.add_argument("--applications", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    if options.child:
-        child(options.names, options.backend)
-        return
     sys.path.insert(0, str(TESTS))
     import zoo
 
-    done = everything(options.names or list(zoo.models())[::options.every], options.backend)
+    models = applications() if options.applications else zoo.models()
+    if options.child:
+        child(options.names, options.backend, models)
+        return
+    done = everything(options.names or list(models)[::options.every], options.backend,
+                      ["--applications"] if options.applications else [])
     summary(done)
     if options.json:
         Path(options.json).write_text(json.dumps(done, indent=1, sort_keys=True) + "\n")

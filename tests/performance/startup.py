@@ -1,4 +1,4 @@
-"""Seconds for `tfcompress --help` and for an argument error, beside an empty Python process.
+"""Seconds for what needs no model, an argument error too, beside an empty Python process.
 
 python tests/performance/startup.py [--runs 20]
 """
@@ -13,6 +13,7 @@ COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "tfcompress --help": ["-m", "tfcompress", "--help"],
     "tfcompress targets": ["-m", "tfcompress", "targets"],
+    "tfcompress completion bash": ["-m", "tfcompress", "completion", "bash"],
     "argument error": ["-m", "tfcompress", "shrink", "m.keras", "--target", "tflite-int9"],
 }
 
@@ -28,7 +29,7 @@ def main() -> None:
             subprocess.run([sys.executable, *command], capture_output=True)
             seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():
-        print(f"{name:<20} p50 {statistics.median(values):.3f} s, max {max(values):.3f} s")
+        print(f"{name:<26} p50 {statistics.median(values):.3f} s, max {max(values):.3f} s")
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ np.save("one.npy", one(np.ones((2, 6)))); np.save("two.npy", y["sum"])
 
 USE = """
 import numpy as np, json, sys
-from tfcompress.compress import load
+from tfcompress.compress.models import load
 from tfcompress.errors import ModelError
 said = {}
 for name in ("own.keras", "own.h5", "wave.keras", "one.keras", "two.keras"):

@@ -349,7 +349,7 @@ def test_the_file_is_only_read(tmp_path):
 def test_scanning_imports_no_tensorflow(tmp_path):
     path = broken.h5(tmp_path / "m.h5", broken.functional2(
         {"class_name": "Dense", "config": {"name": "d", "units": 1}}))
-    code = ("import sys; from tfcompress.compress import scan; "
+    code = ("import sys; from tfcompress.compress.models import scan; "
             f"scan.check({str(path)!r}); "
             "sys.exit(bool({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -274,7 +274,7 @@ def test_several_devices_train_one_model(tmp_path):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
         from training import digits, digits_samples
-        from tfcompress.compress import finetune, recipe
+        from tfcompress.compress.training import finetune, recipe
         chosen = recipe.Recipe((recipe.Prune(sparsity=0.5, epochs=1, depthwise=True),
                                 recipe.Qat(epochs=1)))
         folder = digits_samples(sys.argv[1])

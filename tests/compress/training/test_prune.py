@@ -156,3 +156,29 @@ def test_two_of_four_holds_in_every_kernel(tmp_path):
         padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % 4)))
         assert ((padded.reshape(-1, 4) != 0).sum(1) <= 2).all()
     assert accuracy(found.model) >= accuracy(loaded.model) - 0.02
+
+
+@pytest.mark.slow
+def test_layers_can_have_shares_of_their_own(tmp_path):
+    from tfcompress.compress.training import finetune, own_loop
+    from tfcompress.errors import UsageError
+
+    loaded, data = digits()
+    stage = recipe.Prune(sparsity=0.5, per_layer={"Dense": 0.9, "digit": 0.25}, epochs=2)
+    made = recipe.Recipe((stage,))
+    assert recipe.from_dict(made.to_dict()) == made
+    found = finetune.run(loaded, made, digits_samples(tmp_path))
+    for one, values in kernels_of(found.model):
+        share = {"depthwise": 0.0}.get(one.kind, {"dense": 0.9, "digit": 0.25}.get(one.layer, 0.5))
+        assert (values == 0).sum() == round(share * values.size), one.layer
+    wrapped, callbacks = own_loop.wrap(loaded.model, stage)
+    wrapped.compile("adam", "sparse_categorical_crossentropy")
+    wrapped.fit(data["x_train"][:256].astype("float32"), data["y_train"][:256], epochs=1,
+                verbose=0, callbacks=callbacks)
+    zeros = {one.layer: (values == 0).mean() for one, values in
+             kernels_of(own_loop.finish(wrapped)) if one.kind != "depthwise"}
+    assert zeros["dense"] == pytest.approx(0.9, abs=0.01)
+    assert zeros["digit"] == pytest.approx(0.25, abs=0.01)
+    with pytest.raises(UsageError, match="takes no layer"):
+        finetune.run(loaded, recipe.Recipe((recipe.Prune(per_layer={"dens": 0.5}),)),
+                     digits_samples(tmp_path / "again"))

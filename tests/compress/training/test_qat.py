@@ -182,7 +182,7 @@ def tf_tensor(array):
 
 
 @pytest.mark.slow
-def test_joined_branches_share_a_range_and_average_pooling_has_none():
+def test_joined_branches_share_a_range_and_only_global_averages_have_their_own():
     import keras
     import tensorflow as tf
 
@@ -193,14 +193,41 @@ def test_joined_branches_share_a_range_and_average_pooling_has_none():
     b = keras.layers.MaxPooling2D(1)(keras.layers.Conv2D(4, 3, padding="same", name="b")(x))
     y = keras.layers.Concatenate()([a, b])
     y = keras.layers.Add(name="sum")([y, y])
-    y = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU(name="relu")(y))
+    y = keras.layers.AveragePooling2D(2, name="average")(keras.layers.ReLU(name="relu")(y))
+    y = keras.layers.GlobalAveragePooling2D(name="mean")(y)
     model = keras.Model(x, keras.layers.Dense(3, activation="softmax", name="end")(y))
     seen = flow.record(lambda t: flow.flatten(model(t[0])), [tf.zeros((2, 8, 8, 3))])
     made = sites.plan(seen, ["x"], set())
     ranges = {(s.layer, s.kind): s.range for s in made.sites}
     assert set(ranges) == {("x", "input"), ("a", "after"), ("b", "after"), ("relu", "after"),
-                           ("end", "before")}
+                           ("average", "pooled"), ("mean", "after"), ("end", "before")}
+    assert ranges["average", "pooled"] == ranges["relu", "after"] != ranges["mean", "after"]
     assert ranges["a", "after"] == ranges["b", "after"] != ranges["relu", "after"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool, size", [("AveragePooling2D", (2,)), ("AveragePooling2D", (6,)),
+                                        ("GlobalAveragePooling2D", ())])
+def test_averages_are_rounded_in_training_as_the_kernel_rounds_them(pool, size, tmp_path):
+    """Halves away from zero of the stored integer; without that half of the values differed."""
+    import keras
+    from training import save_samples
+
+    from tfcompress.compress.models import load
+    from tfcompress.compress.training import finetune, qat_export
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 3), name="x")
+    y = keras.layers.Conv2D(8, 3, activation="relu")(x)
+    y = keras.layers.Flatten()(getattr(keras.layers, pool)(*size)(y))
+    loaded = load.describe(keras.Model(x, keras.layers.Dense(4, name="end")(y)), {}, [])
+    rows = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    found = finetune.run(loaded, recipe.Recipe((recipe.Qat(epochs=1),)),
+                         save_samples(tmp_path / "s", [rows]))
+    told = qat_export.to_int8(found.qat_model, tmp_path / "m.tflite", static(loaded.inputs),
+                              loaded.outputs)
+    assert told["route"] == "plain" and told["float_ops"] == {}
+    assert told["agreement"]["equal"] > 0.99 and told["agreement"]["steps"] <= 1.01
 
 
 @pytest.mark.slow
