@@ -43,10 +43,10 @@ def command_lines(text):
     for code in blocks(text):
         for line in code.replace("\\\n", " ").splitlines():
             if line.startswith("tfcompress "):
-                yield re.split(" {3}| [>|] ", line)[0]
+                yield re.split(" {3}| (?:>|[|&]+) ", line)[0]
     for span in SPAN.findall(prose(text)):
         words = span.split()
-        if words[0] == "tfcompress" and len(words) > 2:
+        if words[0] == "tfcompress" and len(words) > 2 and not words[1].isupper():
             yield re.split(" [>|] ", " ".join(words))[0]
 
 

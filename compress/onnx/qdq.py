@@ -8,6 +8,7 @@ the runtime finds its integer kernels without conversions in between.
 
 from __future__ import annotations
 
+from ..tflite import grids
 from . import graph as og
 
 SAME = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool",
@@ -148,6 +149,9 @@ class Writer:
             others = tuple(i for i in range(values.ndim) if i != axis)
             scale = (np.abs(values).max(axis=others) / 127).astype(np.float32)
             scale = np.where(scale > 0, scale, np.float32(1))
+            grid = grids.find(grids.matrix_of(values, axis))
+            if grid:  # the weights are on steps already, which training or the user chose
+                scale = grid.scale.astype(np.float32)
             step, _ = self._parameters(node.input[0])
             bias = node.input[2] if len(node.input) > 2 else ""
             if bias:  # the bias must fit into 32 bits of the products' scale

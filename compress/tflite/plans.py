@@ -7,7 +7,7 @@ import math
 
 from ... import tflite
 from ...errors import TargetError
-from . import mixed, recipes, surgery
+from . import grids, mixed, recipes, surgery
 
 MARGIN = 2.0  # dB above the asked SNR, because it is measured on few rows
 LARGE = 1_000_000_000  # MACs from which less is tried
@@ -47,6 +47,7 @@ class Job:
         self.few = 4 if self.kind == "int16x8" else None
         self.model = tflite.load(source.model)
         self.graph = self.model.subgraphs[0]
+        self.weights = grids.Weights(self.model)
         self.how = "min-max"
         self.ladders = self._ladders()
         self.built: dict[tuple, tuple[bytes, float]] = {}
@@ -210,6 +211,7 @@ class Job:
         ranges = self._ranges()
         dense = self.target.get("options", {}).get("dense_weights") == "per-tensor"
         model = recipes.apply(self.source.model, plan, ranges, dense_per_tensor=dense)
+        grids.apply(model, self.weights.grid, self.weights.bias, one_dense=dense)
 
         def having(precision):
             return {item for item, p in plan.items() if p == precision}

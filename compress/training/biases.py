@@ -43,13 +43,14 @@ def find(flow: Flow, plan: sites.Plan) -> list[Bias]:
     return [b for key, b in found.items() if key not in twice]
 
 
-def settle(biases: list[Bias], ranges: list[tuple[float, float]], bits: dict[int, int]) -> None:
+def settle(biases: list[Bias], ranges: list[tuple[float, float]], forms: dict[int, Any]) -> None:
     """Round the biases, in place.
 
     Args:
         biases: From `find`.
         ranges: (min, max) of each range.
-        bits: By identity of the kernel's variable, to how many bits it is rounded.
+        forms: By identity of the kernel's variable, its form: to how many bits it is rounded, and
+            whether with one scale.
     """
     import numpy as np
 
@@ -57,13 +58,15 @@ def settle(biases: list[Bias], ranges: list[tuple[float, float]], bits: dict[int
         low, high = ranges[one.range]
         kernel, name = _kernel(one.layer)
         target = one.norm.beta if one.norm is not None else one.layer.bias
-        if target is None or id(kernel) not in bits:
+        if target is None or id(kernel) not in forms:
             continue
         values = kernel.numpy().astype(np.float64)
         channels = channel_axes(one.layer, name, values.ndim)
         rest = tuple(a for a in range(values.ndim) if a not in channels)
-        largest = np.abs(values).max(axis=rest).ravel()
-        step = largest / (2 ** (bits[id(kernel)] - 1) - 1) * (high - low) / 255
+        largest, form = np.abs(values).max(axis=rest).ravel(), forms[id(kernel)]
+        if form.whole:
+            largest = np.full_like(largest, largest.max())
+        step = largest / (2 ** (form.bits - 1) - 1) * (high - low) / 255
         bias = np.zeros_like(step) if one.layer.bias is None else one.layer.bias.numpy()
         folded = np.asarray(bias, np.float64)
         if one.norm is not None:

@@ -80,7 +80,8 @@ class Checkpoint:
             arrays |= {f"range/{i}": v.numpy() for i, v in enumerate(engine.hooks.variables())}
         told = {"stage": stage, "phase": phase, "epoch": epoch, "history": engine.history,
                 "model": engine.model_file, "slimmed": engine.slimmed,
-                "skipped": engine.skipped, "shared": engine.shared}
+                "skipped": engine.skipped, "shared": engine.shared,
+                "whole": [form.whole for form in engine.forms.values()]}
         if state is not None:
             arrays |= {f"optimizer/{i}": v.numpy()
                        for i, v in enumerate(state.wrapped.optimizer.variables)}
@@ -97,6 +98,7 @@ class Checkpoint:
             for i, variable in enumerate(engine.model.variables):
                 variable.assign(held[f"inner/{i}"])
             for i, form in enumerate(engine.forms.values()):
+                form.whole = i < len(told["whole"]) and told["whole"][i]
                 if f"form/{i}/mask" in held:
                     form.set_mask(held[f"form/{i}/mask"])
                 if f"form/{i}/table" in held:

@@ -1,8 +1,9 @@
 """Weight sharing: k-means over kernels' values, after which only the clusters are trained.
 
 As in S. Han, H. Mao, W. Dally, "Deep Compression" (arXiv 1510.00149): clusters start evenly
-between the smallest and the largest weight, assignments are made once, and each cluster gets the
-sum of its weights' gradients. Other starts: at equal shares of the weights, or k-means++ (D.
+between the smallest and the largest weight, and each cluster gets the sum of its weights'
+gradients. The weights are trained on behind their clusters, and change to a nearer one (as in
+tensorflow-model-optimization). Other starts: at equal shares of the weights, or k-means++ (D.
 Arthur, S. Vassilvitskii, 2007).
 """
 
@@ -14,6 +15,7 @@ from . import recipe
 from .forms import Form
 
 ROUNDS = 50
+UPDATES = 100  # of which weight has which cluster, in each stage that trains them
 MOST = 200_000  # weights that k-means++ draws from
 
 
@@ -33,6 +35,11 @@ def begin(forms: list[Form], stage: recipe.Cluster, seed: int = 0) -> list[dict]
         why = assign(group, stage.clusters, stage.init, np.random.default_rng((seed, number)))
         skipped += [{"layer": f.kernel.layer, "why": why} for f in group if why]
     return skipped
+
+
+def regroups_at(step: int, steps: int) -> bool:
+    """Whether weights may change their cluster before this step: a hundred times on the way."""
+    return step > 0 and step % max(1, steps // UPDATES) == 0
 
 
 def assign(forms: list[Form], clusters: int, init: str = "linear", rng: Any = None) -> str:

@@ -263,8 +263,7 @@ class Engine:
         for epoch in range(start, phase.end if learns else start):
             begin = time.perf_counter()
             rows = np.random.default_rng((self.seed, number, epoch)).permutation(self.train_rows)
-            watch = [self._pruner(stage, epoch * steps, steps * epochs)] \
-                if isinstance(stage, recipe.Prune) else []
+            watch = [self._watch(stage, epoch * steps, steps * epochs)]
             try:
                 told = wrapped.fit(self._batches(rows, (self.seed, number, epoch)), verbose=0,
                                    shuffle=False, callbacks=watch).history
@@ -336,17 +335,24 @@ class Engine:
         made = getattr(keras.optimizers, kinds[self.training.optimizer])(rate, **extra)
         return keras.optimizers.LossScaleOptimizer(made) if policy == "mixed_float16" else made
 
-    def _pruner(self, stage: recipe.Prune, before: int, steps: int) -> Any:
+    def _watch(self, stage: recipe.Stage, before: int, steps: int) -> Any:
+        """Sets masks anew while pruning, and clusters wherever there are any."""
         import keras
 
-        engine, own = self, prune.shares(self.model, stage)
+        engine = self
+        own = prune.shares(self.model, stage) if isinstance(stage, recipe.Prune) else {}
 
-        class Pruner(keras.callbacks.Callback):
+        class Watch(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
-                if prune.masks_at(stage, before + batch, steps):
-                    prune.grow(engine.mine, stage, own, before + batch, steps)
+                step = before + batch
+                if isinstance(stage, recipe.Prune):
+                    if prune.masks_at(stage, step, steps):
+                        prune.grow(engine.mine, stage, own, step, steps)
+                elif cluster.regroups_at(step, steps):
+                    for form in engine.forms.values():
+                        form.regroup()
 
-        return Pruner()
+        return Watch()
 
     def _eligible(self, stage: recipe.Stage, epoch: int, epochs: int) -> bool:
         """Whether an epoch's weights may be the best: not while sparsity still grows."""
@@ -380,8 +386,9 @@ class Engine:
             self.notes += self.slimmed.pop("notes")
             self.skipped = [{"stage": "structured"} | s for s in self.slimmed.pop("skipped")] + \
                 self.skipped
-        bits = {id(f.kernel.variable): f.bits for f in self.forms.values() if f.bits}
-        self.quantized = self.hooks and qat.FakeQuantized(self.model, self.hooks, self.pack, bits)
+        rounded = {id(f.kernel.variable): f for f in self.forms.values() if f.bits}
+        self.quantized = self.hooks and qat.FakeQuantized(self.model, self.hooks, self.pack,
+                                                          rounded)
 
     def table(self) -> list[dict]:
         """What became of each kernel."""

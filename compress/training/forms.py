@@ -14,18 +14,23 @@ from .kernels import Kernel
 
 KEPT_ZEROS = 0.1  # kernels with a larger share of zeros than this keep them in later stages
 MANY_VALUES = 256  # more than clustering makes
+LEAST_SNR = 1000.0  # of the weights of a channel to what rounding with the kernel's scale changes
+
 
 class Form:
     """What a kernel reads as; each stage of a recipe adds to it.
 
     `mask` (0 and 1) comes first. `table` and `places` (clusters, and which of them each weight
-    has) replace the weights; place 0 is the zero of masked weights where `mask` is set. `bits`
-    rounds the result per channel.
+    has) replace the weights; place 0 is the zero of masked weights where `mask` is set. The weights
+    themselves go on being trained behind them, as if they were read, and say at `regroup` which
+    cluster is theirs now. `bits` rounds the result, with one scale for the kernel where `whole` is
+    set, and one per channel otherwise.
     """
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.mask = self.table = self.places = self.bits = None
+        self.whole = False
 
     def variables(self) -> list:
         return [v for v in (self.mask, self.table, self.places) if v is not None]
@@ -34,18 +39,42 @@ class Form:
         """The weights to compute with, a tensor in the kernel's shape."""
         import tensorflow as tf
 
+        value = tf.convert_to_tensor(self.kernel.variable.value)
+        if self.mask is not None:
+            value = value * tf.cast(self.mask.value, value.dtype)
         if self.table is not None:
             table = self.table.value
             if self.mask is not None:
                 table = tf.concat([tf.zeros([1], table.dtype), table], 0)
-            value = tf.gather(table, self.places.value)
-        else:
-            value = tf.convert_to_tensor(self.kernel.variable.value)
-            if self.mask is not None:
-                value = value * tf.cast(self.mask.value, value.dtype)
+            value = tf.gather(table, self.places.value) + (value - tf.stop_gradient(value))
         if self.bits:
-            value = fake_quantize(value, self.bits, self.kernel.channels)
+            value = fake_quantize(value, self.bits, () if self.whole else self.kernel.channels)
         return value
+
+    def regroup(self) -> None:
+        """Each weight goes to the cluster that is nearest to it now."""
+        import numpy as np
+
+        if self.table is None:
+            return
+        values, table = self.kernel.variable.numpy(), self.table.numpy()
+        order = np.argsort(table, kind="stable")
+        centers = table[order]
+        places = order[np.searchsorted((centers[1:] + centers[:-1]) / 2, values)]
+        if self.mask is not None:
+            places = np.where(self.mask.numpy() > 0, places + 1, 0)
+        self.places.assign(places.astype(np.int32))
+
+    def begin_rounding(self, bits: int) -> None:
+        """Round to `bits` from here on, with one scale for the kernel where that does no harm.
+
+        The integers of the file then are the same few numbers in every channel of a clustered
+        kernel, and smaller numbers in channels of smaller weights.
+        """
+        self.whole = False
+        self.bits = None
+        self.whole = one_scale_does(self.kernel.matrix(self.value().numpy()), bits)
+        self.bits = bits
 
     def set_mask(self, mask: Any) -> None:
         import keras
@@ -77,7 +106,7 @@ class Form:
             self.set_clusters(table, every)
 
     def set_clusters(self, table: Any, places: Any) -> None:
-        """The kernel's own variable is not trained from here on; its clusters are.
+        """The kernel reads as its clusters from here on.
 
         `table` is an array, or the Keras variable of another kernel's form to share.
         """
@@ -87,14 +116,31 @@ class Form:
         self.table = table if isinstance(table, keras.Variable) else keras.Variable(
             table, dtype="float32", name=f"{name}_clusters")
         self.places = keras.Variable(places, trainable=False, dtype="int32", name=f"{name}_places")
-        self.kernel.variable.trainable = False
+
+
+def one_scale_does(matrix: Any, bits: int) -> bool:
+    """Whether one scale for a kernel leaves every channel of it 30 dB above its roundings.
+
+    Args:
+        matrix: The weights, (channels, inputs).
+        bits: To how many they are rounded.
+    """
+    import numpy as np
+
+    matrix = np.asarray(matrix, np.float64)
+    scale = np.abs(matrix).max(initial=0) / (2 ** (bits - 1) - 1)
+    if not scale > 0:
+        return False
+    wrong = np.square(np.round(matrix / scale) * scale - matrix).sum(1)
+    return bool((np.square(matrix).sum(1) >= LEAST_SNR * wrong).all())
 
 
 def fake_quantize(value: Any, bits: int, channels: tuple[int, ...]) -> Any:
     """Weights rounded to `bits`, symmetric, one scale per channel; the gradient passes through.
 
     The scale is max |w| / (2^(bits-1) - 1), which is what TFLite's quantizers choose, so they
-    find the same integers in the result.
+    find the same integers in the result. Without `channels` there is one scale, and the quantizers
+    are told (`tflite.grids`).
     """
     import tensorflow as tf
 

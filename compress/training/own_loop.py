@@ -37,7 +37,8 @@ def wrap(model: Any, stage: recipe.Stage, data: Any = None, seed: int = 0) -> tu
 
     Returns:
         A Keras model with the inputs and outputs of `model`, and the callbacks for its `fit`:
-        with `Prune`, one that lets the sparsity grow over all steps of that `fit`.
+        with `Prune`, one that lets the sparsity grow over all steps of that `fit`; where there are
+        clusters, one that lets weights change theirs.
 
     Raises:
         UsageError: The stage needs `data` and there are none.
@@ -70,9 +71,8 @@ def wrap(model: Any, stage: recipe.Stage, data: Any = None, seed: int = 0) -> tu
     if isinstance(stage, recipe.Qat):
         hooks = qat.begin(inner, pack, batches, stage, mine)
     made = forms.formed_class()(inner, pack, mine, hooks)
-    if not isinstance(stage, recipe.Prune):
-        return made, []
-    return made, [_pruner(mine, stage, prune.shares(inner, stage))]
+    own = prune.shares(inner, stage) if isinstance(stage, recipe.Prune) else {}
+    return made, _callbacks(mine, stage, own)
 
 
 def finish(model: Any) -> Any:
@@ -101,8 +101,8 @@ def quantized(model: Any) -> qat.FakeQuantized:
                          "wrap(model, recipe.Qat(), data=...)")
     for form in hidden["forms"]:
         form.kernel.variable.assign(form.value())
-    bits = {id(f.kernel.variable): f.bits for f in hidden["forms"] if f.bits}
-    return qat.FakeQuantized(model.inner, hidden["hooks"], hidden["pack"], bits)
+    rounded = {id(f.kernel.variable): f for f in hidden["forms"] if f.bits}
+    return qat.FakeQuantized(model.inner, hidden["hooks"], hidden["pack"], rounded)
 
 
 def _open(mine: list[forms.Form]) -> None:
@@ -126,23 +126,29 @@ def _batches(data: Any) -> list[list]:
     return [[a[i:i + size] for a in arrays] for i in range(0, count - size + 1, size)]
 
 
-def _pruner(mine: list[forms.Form], stage: recipe.Prune, own: dict[int, float]) -> Any:
-    """Sets masks along the schedule, over as many steps as `fit` is going to make."""
+def _callbacks(mine: list[forms.Form], stage: recipe.Stage, own: dict[int, float]) -> list:
+    """Sets masks along the schedule, over as many steps as `fit` is going to make; or clusters."""
     import keras
 
-    class Pruner(keras.callbacks.Callback):
+    pruning = isinstance(stage, recipe.Prune)
+    clustered = [form for form in mine if form.table is not None]
+
+    class Watch(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             self.step = 0
             self.steps = (self.params.get("epochs") or 1) * (self.params.get("steps") or 0)
-            if not self.steps:  # a generator of unknown length: all at once
+            if pruning and not self.steps:  # a generator of unknown length: all at once
                 self.set(1, 1)
 
         def on_train_batch_begin(self, batch, logs=None):
-            if self.steps and prune.masks_at(stage, self.step, self.steps):
+            if pruning and self.steps and prune.masks_at(stage, self.step, self.steps):
                 self.set(self.step, self.steps)
+            if cluster.regroups_at(self.step, self.steps):
+                for form in clustered:
+                    form.regroup()
             self.step += 1
 
         def set(self, step: int, steps: int) -> None:
             prune.grow(mine, stage, own, step, steps)
 
-    return Pruner()
+    return [Watch()] if pruning or clustered else []

@@ -17,6 +17,7 @@ from . import biases, flow, kernels, recipe, sites
 
 ROWS = 256  # samples on which ranges start
 LEAST = 1e-6
+PACE = 1.0  # of a range's width, by which a learning rate moves its ends
 
 
 class Ranges:
@@ -40,21 +41,22 @@ class Ranges:
 
         self.plan, self.skipped, self.samples = plan, skipped, samples
         self.settled, self.loops = settled, loops
-        self.low, self.high = (
-            [keras.Variable(value, dtype="float32", autocast=False, name=f"{name}_{i}")
-             for i in range(plan.ranges)] for name, value in (("low", 0.0), ("high", LEAST)))
+        self.low, self.high, self.unit = (
+            [keras.Variable(value, dtype="float32", autocast=False, name=f"{name}_{i}",
+                            trainable=name != "unit") for i in range(plan.ranges)]
+            for name, value in (("low", 0.0), ("high", LEAST), ("unit", 1.0)))
         self.constants: list[tuple[float, float]] | None = None
         self.written = False
         self._active: list[contextlib.ExitStack] = []
         self._index = {(s.kind, s.key, s.place): s.range for s in plan.sites}
 
     def variables(self) -> list:
-        return [*self.low, *self.high]
+        return [*self.low, *self.high, *self.unit]
 
     def values(self) -> list[tuple[float, float]]:
         """(min, max) of each range, with zero inside."""
-        return [(min(float(a.numpy()), 0.0), max(float(b.numpy()), LEAST))
-                for a, b in zip(self.low, self.high, strict=True)]
+        return [(min(float(a.numpy() * u.numpy()), 0.0), max(float(b.numpy() * u.numpy()), LEAST))
+                for a, b, u in zip(self.low, self.high, self.unit, strict=True)]
 
     def to_list(self) -> list[dict]:
         """`{"layer", "where", "min", "max"}` per site with a range of its own, for reports."""
@@ -76,8 +78,9 @@ class Ranges:
 
         if self.constants:  # the converter wants bare constants
             return [tf.constant(v, tf.float32) for v in self.constants[number]]
-        return [tf.minimum(self.low[number].value, 0.0),
-                tf.maximum(self.high[number].value, LEAST)]
+        unit = self.unit[number].value
+        return [tf.minimum(self.low[number].value * unit, 0.0),
+                tf.maximum(self.high[number].value * unit, LEAST)]
 
     def pooled(self, number: int, tensor: Any) -> Any:
         """An average of rounded values on the steps of their range.
@@ -167,8 +170,11 @@ class Ranges:
                 seen.setdefault(number, []).append(pair)
         for number, pairs in seen.items():
             low, high = np.mean(pairs, axis=0)
-            self.low[number].assign(min(float(low), 0.0))
-            self.high[number].assign(max(float(high), LEAST))
+            low, high = min(float(low), 0.0), max(float(high), LEAST)
+            unit = np.float32((high - low) * PACE)
+            self.unit[number].assign(unit)
+            self.low[number].assign(low / unit)
+            self.high[number].assign(high / unit)
 
 
 def _mean(op: Any, inputs: Any) -> Any:
@@ -255,7 +261,7 @@ def begin(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
           forms: list) -> Ranges:
     """Round the kernels of some forms from here on; what is left is as in `prepare`."""
     for form in forms:
-        form.bits = stage.weight_bits
+        form.begin_rounding(stage.weight_bits)
     return prepare(model, pack, batches, stage, {id(f.kernel.variable): f for f in forms})
 
 
@@ -263,13 +269,15 @@ class FakeQuantized:
     """A trained model with its learned ranges; its weights are rounded already.
 
     `run(tensors)` takes the inputs in order and gives the outputs in order, at inference. The
-    model's biases are put on the file's grid when this is made.
+    model's biases are put on the file's grid when this is made. `whole` are the kernels that were
+    rounded with one scale.
     """
 
-    def __init__(self, model: Any, ranges: Ranges, pack: Callable, bits: dict[int, int]):
+    def __init__(self, model: Any, ranges: Ranges, pack: Callable, forms: dict[int, Any]):
         self.model, self.ranges, self.pack = model, ranges, pack
-        self.constants, self.bits = ranges.values(), sorted(set(bits.values()))
-        biases.settle(ranges.settled, self.constants, bits)
+        self.constants, self.bits = ranges.values(), sorted({f.bits for f in forms.values()})
+        self.whole = [f.kernel for f in forms.values() if f.whole]
+        biases.settle(ranges.settled, self.constants, forms)
 
     def __call__(self, inputs: Any, training: bool = False) -> list:
         """For what converts Keras models: one tensor, or a list of them.

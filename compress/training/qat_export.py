@@ -14,8 +14,8 @@ from ... import tflite
 from ...artifact import TensorSpec
 from ...errors import TargetError
 from .. import lower
-from ..tflite import int4
-from . import qat
+from ..tflite import grids, int4, surgery
+from . import kernels, qat
 
 ROWS = 100  # samples on which the file is compared with the model
 ROUTES = ("plain", "lowered", "calibrated")  # the last one without the learned ranges
@@ -88,9 +88,43 @@ def _convert(qat_model: qat.FakeQuantized, inputs: Sequence[TensorSpec],
         converter.inference_input_type = converter.inference_output_type = \
             tf.as_dtype(io_dtype)
         content = converter.convert()
+    if qat_model.whole:
+        content = _on_grids(content, qat_model.whole)
     if 4 in qat_model.bits:
         content, _ = int4.pack(content)
     return _renamed(content, dict(zip(names, (s.name for s in inputs), strict=True)))
+
+
+def _on_grids(content: bytes, whole: list[kernels.Kernel]) -> bytes:
+    """The file with the integers that were trained, where a kernel has one scale.
+
+    The converter has given each channel its own, and has changed names; but a kernel's channels
+    are still in proportion to what they were, with a sign that a BatchNormalization may turn.
+    """
+    import numpy as np
+
+    model, wanted = tflite.load(content), []
+    for kernel in whole:
+        matrix = np.asarray(kernel.matrix(kernel.variable.numpy()), np.float64)
+        largest = np.maximum(np.abs(matrix).max(1, keepdims=True), 1e-30)
+        wanted.append((np.round(matrix / largest * grids.MOST),
+                       np.round(matrix / np.abs(matrix).max() * grids.MOST)))
+
+    def grid_of(tensor: Any, axis: int) -> grids.Grid | None:
+        found = grids.matrix_of(tflite.constant(model, tensor), axis).astype(np.float64)
+        scale = np.asarray(tensor.quantization.scale, np.float64)
+        for seen, levels in wanted:
+            if seen.shape == found.shape == (len(scale), found.shape[1]):
+                signs = np.where((seen * found).sum(1, keepdims=True) < 0, -1, 1)
+                if np.abs(seen * signs - found).max() <= 1:
+                    most = np.abs(levels).max(1)
+                    scale = np.where(most > 0, scale * grids.MOST / np.maximum(most, 1), scale)
+                    return grids.Grid.of(levels * signs, scale)
+        return None
+
+    grids.apply(model, grid_of)
+    surgery.compact(model)
+    return tflite.dump(model)
 
 
 def _trace(qat_model: qat.FakeQuantized, names: list[str], inputs: Sequence[TensorSpec],

@@ -54,6 +54,7 @@ def _signature(name: str, one) -> str:
     plain = [p.replace(annotation=_plain(p.annotation)) for p in found.parameters.values()
              if p.name != "self"]
     parts = [re.sub(r": '([^']*)'", r": \1", str(p)) for p in plain]
+    parts = [re.sub(r"<function .*>", "...", p) for p in parts]  # with an address
     back = "" if found.return_annotation is inspect.Signature.empty \
         else f" -> {_plain(found.return_annotation)}"
     line = f"{name}({', '.join(parts)}){back}"

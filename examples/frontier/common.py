@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfcompress import targets
+from tfcompress.compress import lower
 from tfcompress.compress.models import load
-from tfcompress.compress.tflite import trim
+from tfcompress.compress.tflite import learned, quantize, trim
 from tfcompress.compress.training import qat_export
+from tfcompress.export import metadata
+from tfcompress.export.tflite import to_tflite
+
+# As long as the record of its origin that `shrink` writes into a file.
+RECORD = {"samples": 200, "seed": 0, "source_sha256": hashlib.sha256().hexdigest(),
+          "target": "tflite-int8", "versions": {
+              "ai-edge-litert": "0.0.0", "ai-edge-quantizer": "0.00.0", "keras": "0.00.0",
+              "numpy": "0.0.0", "tensorflow": "0.00.0", "tf-keras": "0.00.0",
+              "tfcompress": "0.0.0"}}
 
 
 def write_samples(folder: Path, inputs: np.ndarray, labels: np.ndarray) -> Path:
@@ -58,15 +71,47 @@ def int8_file(qat_model: Any, model: Any, path: Path) -> dict:
     return told["agreement"]
 
 
+def shipped_file(compressed: Any, loaded: Any, samples: Path, path: Path) -> None:
+    """The int8 file that `tfcompress shrink --target tflite-int8` makes of what was trained.
+
+    Args:
+        compressed: From `finetune.run`, after QAT.
+        loaded: The model that was given.
+        samples: The folder of samples.
+        path: The file.
+    """
+    ends = [[dataclasses.replace(s, shape=(1, *s.shape[1:])) for s in specs]
+            for specs in (loaded.inputs, loaded.outputs)]
+    rows = compressed.qat_model.ranges.samples[:4]
+    wanted = [[np.asarray(r) for r in compressed.qat_model.run(row)] for row in rows]
+    check = tuple([np.concatenate(c) for c in zip(*x, strict=True)] for x in (rows, wanted))
+    target = targets.load("tflite-int8").to_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        inside, plain = Path(folder) / "learned.tflite", Path(folder) / "float.tflite"
+        to_tflite(compressed.qat_model, inside, inputs=ends[0], outputs=ends[1], progress=say,
+                  lower=lower, check=check)
+        plain.write_bytes(learned.strip(inside.read_bytes())[0])
+        told = quantize.run({"float": str(plain), "learned": str(inside), "samples": str(samples),
+                             "names": {"inputs": [s.name for s in ends[0]]}, "out": folder,
+                             "targets": [target]}, say)["targets"]["tflite-int8"]
+        metadata.embed(Path(told["path"]), labels=None, normalization=None, provenance=RECORD)
+        trim.trim_file(told["path"], path, names=True)
+
+
 def right(file: Path, inputs: np.ndarray, labels: np.ndarray) -> int:
     """How many samples a .tflite file with one input and one output classifies rightly."""
+    return int(hits(file, inputs, labels).sum())
+
+
+def hits(file: Path, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which samples a .tflite file with one input and one output classifies rightly."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file), num_threads=1)
     interpreter.allocate_tensors()
     given, told = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     scale, zero = given["quantization"]
-    hits = 0
+    found = []
     for row, label in zip(inputs, labels, strict=True):
         row = row[None].astype(np.float32)
         if scale:
@@ -74,8 +119,8 @@ def right(file: Path, inputs: np.ndarray, labels: np.ndarray) -> int:
             row = np.clip(np.round(row / scale) + zero, info.min, info.max)
         interpreter.set_tensor(given["index"], row.astype(given["dtype"]))
         interpreter.invoke()
-        hits += int(interpreter.get_tensor(told["index"]).argmax() == label)
-    return hits
+        found.append(interpreter.get_tensor(told["index"]).argmax() == label)
+    return np.array(found)
 
 
 def zipped(file: Path) -> int:

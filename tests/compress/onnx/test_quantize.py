@@ -63,6 +63,24 @@ def test_weights_are_signed_per_channel_and_activations_unsigned(tmp_path):
     assert [i.type.tensor_type.elem_type for i in graph.input] == [TensorProto.FLOAT]
 
 
+def test_weights_that_are_on_a_grid_keep_their_integers(tmp_path):
+    """Few values, in some channels without the largest, times a BatchNormalization's factors."""
+    model = onnx.load(cnn(tmp_path / "plain.onnx"))
+    rng = np.random.default_rng(0)
+    for tensor in [t for t in model.graph.initializer if len(t.dims) == 4]:
+        levels = rng.choice([-90, -31, 0, 0, 0, 17, 64], tuple(tensor.dims))
+        levels[0, 0, 0, 0] = 127
+        factors = rng.uniform(0.5, 2, (len(levels), 1, 1, 1))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(
+            (levels * factors / 2000).astype("f4"), tensor.name))
+    onnx.save(model, tmp_path / "float.onnx")
+    made = quantize(tmp_path / "float.onnx", tmp_path, "onnx-int8")["onnx-int8"]
+    for tensor in onnx.load(made["path"]).graph.initializer:
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4:
+            found = onnx.numpy_helper.to_array(tensor)
+            assert set(np.unique(found)) == {-90, -31, 0, 17, 64, 127}
+
+
 @pytest.mark.parametrize("name", ["onnx-int8", "onnx-float16", "onnx-int4"])
 def test_the_same_bytes_twice(tmp_path, name):
     file = cnn(tmp_path / "float.onnx")
