@@ -21,7 +21,7 @@ def _square(*matrices):
 
 
 def _eliminate(matrix, right=None):
-    """Gauss-Jordan elimination with partial pivoting (Golub and Van Loan, Matrix Computations, 3.4).
+    """Gauss-Jordan elimination, partial pivoting (Golub and Van Loan, Matrix Computations, 3.4).
 
     Args:
         matrix: (..., n, n).
