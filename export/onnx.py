@@ -105,8 +105,7 @@ def to_onnx(model, path: str | Path, *, inputs: Sequence[TensorSpec],
             break
         tried[name] = f"differs from the model: {snr:.1f} dB"
     if best is None:
-        why = "; ".join(f"{k}: {v}" for k, v in tried.items()) or "every route killed the process"
-        raise TargetError(f"the model cannot be converted to ONNX ({why[:600]})",
+        raise TargetError(f"the model cannot be converted to ONNX ({tflite._why_not(tried)})",
                           "replace the operations named, or use another target")
     snr, name, rewrites, content, specs = best
     tflite._write(path, content)
@@ -172,17 +171,21 @@ def _from_function(function, inputs, outputs, opset) -> bytes:
     feeds = sorted((t.name for t in given), key=lambda n: order[renamed[n]])
     tf2onnx.utils.INTERNAL_NAME = 1  # numbers in names would depend on what was converted before
     with _quiet(), tf.device("/cpu:0"):
+        graph, tables = _frozen(function, feeds, results)
         model, _ = tf2onnx.convert._convert_common(
-            _frozen(function, feeds, results), name="model", opset=opset, input_names=feeds,
-            output_names=results, tensors_to_rename=renamed, continue_on_error=False,
+            graph, name="model", opset=opset, input_names=feeds, output_names=results,
+            tensors_to_rename=renamed, continue_on_error=False, initialized_tables=tables,
             custom_op_handlers=onnx_rnn.handlers())
     _set_groups(model)
     _hoist(model.graph)
     return finish(model, [renamed[n] for n in feeds], [renamed[n] for n in results], inputs)
 
 
-def _frozen(function, feeds: list[str], results: list[str]):
-    """The function's graph with everything that it captured as constants, simplified."""
+def _frozen(function, feeds: list[str], results: list[str]) -> tuple:
+    """The function's graph with everything that it captured as constants, simplified; its tables.
+
+    The tables are as tf2onnx takes them: keys and values by name.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
     from tf2onnx import tf_loader
@@ -204,9 +207,33 @@ def _frozen(function, feeds: list[str], results: list[str]):
             node.ClearField("attr")
             node.attr["dtype"].type = value.dtype.as_datatype_enum
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy(), value.dtype))
+    tables = _tables(function, graph)
     with tf.Graph().as_default():
         tf.import_graph_def(graph, name="")
-        return tf_loader.tf_optimize(feeds, results, graph)
+        return tf_loader.tf_optimize(feeds, results, graph), tables
+
+
+def _tables(function, graph) -> dict[str, tuple]:
+    """The contents of the lookup tables that a frozen graph reads, each under its node's name."""
+    import tensorflow as tf
+
+    captured = {inner.op.name: outer for outer, inner in function.graph.captures
+                if outer.dtype == tf.resource}
+    nodes, tables = {node.name: node for node in graph.node}, {}
+    for node in graph.node:
+        name = node.input[0].partition(":")[0] if node.op == "LookupTableFindV2" else ""
+        if name in captured and name not in tables:
+            kinds = [tf.as_dtype(node.attr[key].type) for key in ("Tin", "Tout")]
+            found = tf.raw_ops.LookupTableExportV2(
+                table_handle=captured[name], Tkeys=kinds[0], Tvalues=kinds[1])
+            tables[name] = tuple(part.numpy() for part in found)
+            table = nodes[name]
+            table.op = "HashTableV2"
+            table.ClearField("attr")
+            table.attr["shared_name"].s = name.encode()
+            for key, kind in zip(("key_dtype", "value_dtype"), kinds, strict=True):
+                table.attr[key].type = kind.as_datatype_enum
+    return tables
 
 
 def _hoist(graph) -> None:

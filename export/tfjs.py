@@ -26,7 +26,7 @@ from typing import Any
 from .. import store
 from ..artifact import TensorSpec
 from ..errors import MissingExtra, OutputError, TargetError
-from . import savedmodel
+from . import savedmodel, tflite
 
 PACKAGE = "tensorflowjs==4.22.0"
 UNUSED = ("tensorflow_hub", "tensorflow_decision_forests")
@@ -150,8 +150,8 @@ def to_tfjs(model: Any, path: str | Path, *, inputs: Sequence[TensorSpec],
                     shutil.rmtree(path)
                 os.replace(Path(work) / "made", path)
             return {"route": name, "rewrites": rewrites, "tried": tried, **told}
-    why = "; ".join(f"{k}: {v}" for k, v in tried.items())
-    raise TargetError(f"the model cannot become a TensorFlow.js graph ({why[:600]})",
+    why = tflite._why_not(tried)
+    raise TargetError(f"the model cannot become a TensorFlow.js graph ({why})",
                       "use the target litert-js: it runs more operations in the browser")
 
 

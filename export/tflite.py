@@ -81,8 +81,7 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
             break
         tried[name] = f"differs from the model: {snr:.1f} dB"
     if best is None:
-        why = "; ".join(f"{k}: {v}" for k, v in tried.items()) or "every route killed the process"
-        raise TargetError(f"the model cannot be converted to TFLite ({why[:600]})",
+        raise TargetError(f"the model cannot be converted to TFLite ({_why_not(tried)})",
                           "replace the operations named, or use the keras or saved-model target")
     snr, name, rewrites, content = best
     _write(path, content)
@@ -170,8 +169,9 @@ def _from_keras(model) -> bytes:
     return converter.convert()
 
 
-def _reference(model, inputs, outputs, lower) -> tuple[list, list]:
-    """Two seeded samples per input and what the model makes of them, one at a time."""
+def _reference(model, inputs, outputs, lower, count: int = 2, given: list | None = None
+               ) -> tuple[list, list]:
+    """Seeded samples per input, or those given, and what the model makes of them, one by one."""
     import numpy as np
 
     states = _states(model)
@@ -179,7 +179,8 @@ def _reference(model, inputs, outputs, lower) -> tuple[list, list]:
     for run in (_eager, _in_graph):
         for high in (_highest_index(model), 2):
             rng = np.random.default_rng(0)
-            arrays = [_random(rng, (2, *s.shape[1:]), s.dtype, high) for s in _narrow(inputs)]
+            arrays = given or [_random(rng, (count, *s.shape[1:]), s.dtype, high)
+                               for s in _narrow(inputs)]
             try:
                 with lower.float32(model) if lower else contextlib.nullcontext():
                     rows = run(model, inputs, outputs, arrays, lower)
@@ -199,7 +200,8 @@ def _eager(model, inputs, outputs, arrays, lower) -> list[list]:
     import tensorflow as tf
 
     return [[np.asarray(r) for r in savedmodel.call(
-        model, [tf.constant(a[i:i + 1]) for a in arrays], inputs, outputs)] for i in range(2)]
+        model, [tf.constant(a[i:i + 1]) for a in arrays], inputs, outputs)]
+        for i in range(len(arrays[0]))]
 
 
 def _in_graph(model, inputs, outputs, arrays, lower) -> list[list]:
@@ -210,7 +212,7 @@ def _in_graph(model, inputs, outputs, arrays, lower) -> list[list]:
         function = savedmodel.trace(model, _narrow(inputs), outputs)
     names = savedmodel.argument_names(inputs)
     rows = []
-    for i in range(2):
+    for i in range(len(arrays[0])):
         feed = {n: tf.constant(a[i:i + 1]) for n, a in zip(names, arrays, strict=True)}
         found = function(**feed)
         rows.append([found[s.name].numpy() for s in outputs])
@@ -293,6 +295,17 @@ def _write(path: str | Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     os.replace(beside, path)
+
+
+def _why_not(tried: dict[str, str]) -> str:
+    """Why no route gives a file; routes that fail alike are named together."""
+    routes: dict[str, list[str]] = {}
+    for route, why in tried.items():
+        routes.setdefault(why, []).append(route)
+    if len(routes) == 1 and len(tried) > 1:
+        return next(iter(routes))[:600]
+    told = "; ".join(f"{', '.join(names)}: {why}" for why, names in routes.items())
+    return told[:600] or "every route killed the process"
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 from collections.abc import Callable
 
-from . import convolution, integers, resample, static
+from . import convolution, integers, linear, projective, resample, static
 
 LACKING = "TFLite has no such operator"
 IN_BROWSERS = "not every backend of TensorFlow.js has the operator, or has it right"
@@ -332,5 +332,7 @@ RULES: dict[str, Callable] = {
     "RGBToHSV": _rgb_to_hsv,
     **convolution.RULES,
     **integers.RULES,
+    **linear.RULES,
+    **projective.RULES,
     **resample.RULES,
 }

@@ -79,6 +79,57 @@ def test_integer_operators_are_replaced(tf, lower, operator):
     np.testing.assert_array_equal(got, formula(x, y).numpy())
 
 
+def _well_posed(shape=(2, 3, 5, 5), definite=False):
+    x = np.random.default_rng(3).normal(size=shape).astype("float32")
+    return x @ x.swapaxes(-1, -2) + np.eye(shape[-1], dtype="float32") if definite else x
+
+
+LINEAR = {
+    "MatrixInverse": lambda tf, a, b: tf.linalg.inv(a),
+    "MatrixDeterminant": lambda tf, a, b: tf.linalg.det(a),
+    "MatrixSolve": lambda tf, a, b: tf.linalg.solve(a, b, adjoint=True),
+    "Cholesky": lambda tf, a, b: tf.linalg.cholesky(tf.matmul(a, a, transpose_b=True)
+                                                    + tf.eye(a.shape[-1])),
+    "MatrixTriangularSolve": lambda tf, a, b: tf.linalg.triangular_solve(
+        a + 4 * tf.eye(a.shape[-1]), b, lower=False, adjoint=True),
+}
+
+
+@pytest.mark.parametrize("operator", LINEAR)
+def test_small_matrices_are_eliminated(tf, lower, operator):
+    a = _well_posed()
+    a[0, 0, 0, 0] = 0.0  # no pivot
+    b = np.random.default_rng(4).normal(size=(2, 3, 5, 2)).astype("float32")
+    got, types, _ = lowered(tf, lower, lambda s, t: LINEAR[operator](tf, s, t), a, b)
+    assert operator not in types
+    wanted = LINEAR[operator](tf, tf.constant(a), tf.constant(b)).numpy()
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_large_matrices_are_left_alone(tf, lower):
+    x = _well_posed((20, 20))
+    assert "MatrixInverse" in lowered(tf, lower, tf.linalg.inv, x)[1]
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "NEAREST", "REFLECT", "WRAP"])
+@pytest.mark.parametrize("interpolation", ["NEAREST", "BILINEAR"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_projective_transforms_are_gathers(tf, lower, mode, interpolation, count):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(2, 6, 7, 3)).astype("float32")
+    turn = rng.normal(0, 0.03, (count, 8)) + [1.3, 0.41, -4.37, -0.37, 1.41, 2.23, 0.01, 0.02]
+
+    def formula(images, turn):
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images, transforms=turn, output_shape=[8, 9], fill_value=0.5,
+            interpolation=interpolation, fill_mode=mode)
+
+    got, types, _ = lowered(tf, lower, formula, x, turn.astype("float32"))
+    assert "ImageProjectiveTransformV3" not in types
+    wanted = formula(tf.constant(x), tf.constant(turn, tf.float32)).numpy()
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_masked_softmax_is_equal_and_bounded(tf, lower):
     from tfcompress.compress.lower.attention import FLOOR, bounded
 
