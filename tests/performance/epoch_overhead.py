@@ -48,7 +48,7 @@ MODELS = {"cnn": (cnn, (32, 32, 3)), "mobilenet": (mobilenet, (96, 96, 3))}
 def variants(model, samples):
     """`{name: (Keras model ready to fit, batches)}`, plain `fit` first."""
     from tfcompress.compress.models import load
-    from tfcompress.compress.training import engine, training_data
+    from tfcompress.compress.training import engine, prune, training_data
 
     x, y = samples
     loaded = load.describe(model, {}, [])
@@ -66,7 +66,7 @@ def variants(model, samples):
                             lambda *_: None, None)
         run._prepare(stage, again=False)
         if isinstance(stage, recipe.Prune):
-            run._set_masks(stage, 1, 1)
+            prune.grow(run.mine, stage, {}, 1, 1)
         wrapped = run.compiled(stage, 1000, "")
         made[recipe.name_of(stage)] = wrapped.fit, lambda run=run: (
             run._batches(run.train_rows, (0,)), None)
