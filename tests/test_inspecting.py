@@ -88,9 +88,9 @@ def test_a_model_that_cannot_be_converted_is_inspected_all_the_same(tmp_path, mo
 
     monkeypatch.chdir(tmp_path)
     x = keras.Input((4, 4))
-    model = keras.Model(x, keras.layers.Dense(2)(keras.ops.inv(x)))
-    model.save("inverse.keras")
-    found = inspecting.run(Options("inverse.keras", ("tflite-int8", "saved-model"))).inspection
+    model = keras.Model(x, keras.layers.Dense(2)(keras.ops.svd(x)[0]))
+    model.save("singular.keras")
+    found = inspecting.run(Options("singular.keras", ("tflite-int8", "saved-model"))).inspection
     assert [t["runs"] for t in found.targets] == ["no", "yes"]
     assert "cannot be converted" in found.targets[0]["problems"][0]["what"]
     assert [r["parameters"] for r in found.layers if r["type"] == "Dense"] == [10]

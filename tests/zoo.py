@@ -15,11 +15,6 @@ IMPOSSIBLE = {
     "text_vectorization": "TFLite cannot split strings",
     "hashing_int": "the hash is of the number's decimal text",
     "hashed_crossing": "the hash is of the numbers' decimal texts",
-    "op_inv": "TFLite has no linear algebra beyond products",
-    "op_det": "TFLite has no linear algebra beyond products",
-    "op_cholesky": "TFLite has no linear algebra beyond products",
-    "op_solve": "TFLite has no linear algebra beyond products",
-    "op_affine": "TFLite has no projective image transform",
     "clahe": "grey levels on the edge of a histogram bin fall to either side by a rounding",
 }
 
