@@ -12,9 +12,9 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from . import arguments, defaults
+from .command import arguments, defaults
+from .command.terminal import color, progress, short, size, width
 from .errors import Interrupted, OutputError, TfcompressError
-from .terminal import color, progress, short, size, width
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -192,7 +192,7 @@ def _diff(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _publish(args: argparse.Namespace, argv: list[str]) -> int:
-    from . import publishing
+    from .release import publishing
 
     with progress(args.json) as show:
         done = publishing.publish(
@@ -212,7 +212,7 @@ def _publish(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _pull(args: argparse.Namespace, argv: list[str]) -> int:
-    from . import publishing
+    from .release import publishing
 
     with progress(args.json) as show:
         done = publishing.pull(
@@ -230,7 +230,7 @@ def _pull(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _list(args: argparse.Namespace, argv: list[str]) -> int:
-    from . import publishing
+    from .release import publishing
 
     found = publishing.listing(args.place)
     if args.json:
@@ -248,7 +248,7 @@ def _list(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _alias(args: argparse.Namespace, argv: list[str]) -> int:
-    from . import publishing
+    from .release import publishing
 
     done = publishing.alias(args.reference, args.alias)
     if args.json:
@@ -313,7 +313,7 @@ def _benchmark(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _completion(args: argparse.Namespace, argv: list[str]) -> int:
-    from . import completion
+    from .command import completion
 
     script = completion.SCRIPTS[args.shell](completion.words())
     print(json.dumps({"shell": args.shell, "script": script}) if args.json else script, end="")

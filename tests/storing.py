@@ -14,8 +14,8 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from tfcompress import publishing, references
 from tfcompress.errors import StoreError
+from tfcompress.release import publishing, references
 
 DOCS = Path(__file__).parent.parent / "docs"
 

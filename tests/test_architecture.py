@@ -6,12 +6,12 @@ from conftest import ROOT
 
 FLOORS = [
     {"errors", "artifact", "targets"},
-    {"child", "store", "transfer", "stores", "oci", "signing"},
+    {"child", "store", "transfer"},
     {"data", "readers", "tflite", "output"},
     {"compress", "export", "benchmark"},
     {"steps", "source", "quantization", "worker", "filing", "pipeline", "measuring"}
-    | {"preflight", "inspecting", "checking", "differing", "publishing", "references"},
-    {"cli", "arguments", "completion", "defaults", "parsing", "terminal", "__main__", "__init__"},
+    | {"preflight", "inspecting", "checking", "differing", "release"},
+    {"cli", "command", "__main__", "__init__"},
 ]
 
 

@@ -10,7 +10,8 @@ import pytest
 from gate_samples import network, shrunk
 from storing import make_output
 
-from tfcompress import arguments, cli, errors
+from tfcompress import cli, errors
+from tfcompress.command import arguments
 
 COMMANDS = arguments.parser().commands()
 

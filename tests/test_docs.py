@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from conftest import ROOT
 
-from tfcompress import arguments, steps
+from tfcompress import steps
+from tfcompress.command import arguments
 from tfcompress.compress.training import recipe
 
 DOCS = ROOT / "docs"

@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from tfcompress.arguments import parser
+from tfcompress.command.arguments import parser
 
 from . import markdown as md
 

@@ -15,7 +15,7 @@ FUNCTIONS = {
     "training": ("wrap", "finish", "quantized"),
     "recipe": ("from_toml", "from_dict", "from_flags", "names"),
 }
-MODULES = {"publishing": ("publish", "pull", "alias", "listing"), "checking": ("run",),
+MODULES = {"release.publishing": ("publish", "pull", "alias", "listing"), "checking": ("run",),
            "differing": ("diff",)}
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):\n((?:(?: {4}.*)?\n?)+)", re.M)
 

@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import oci, output, signing, stores, transfer
-from .errors import OutputError, StoreError, UsageError
+from .. import output, transfer
+from ..errors import OutputError, StoreError, UsageError
+from ..store import file_digest
+from . import oci, signing, stores
 from .references import (
     LATEST,
     NAME,
@@ -33,7 +35,6 @@ from .references import (
     refuse_credentials,
     targets_of,
 )
-from .store import file_digest
 
 PATIENCE = 2.0  # seconds before progress is shown
 

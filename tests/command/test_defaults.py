@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from tfcompress import cli, defaults, steps
+from tfcompress import cli, steps
+from tfcompress.command import defaults
 from tfcompress.errors import UsageError
 
 

@@ -18,9 +18,9 @@ import argparse
 import math
 from pathlib import Path
 
+from ..errors import UsageError, known_keys, meant
 from . import arguments
 from .arguments import WITH_DEFAULTS
-from .errors import UsageError, known_keys, meant
 from .parsing import Parser
 
 FILES = ("tfcompress.toml", "pyproject.toml")

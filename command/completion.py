@@ -12,9 +12,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import arguments, targets
+from .. import targets
+from . import arguments
 
-RECIPES = Path(__file__).parent / "compress" / "training" / "recipes_toml"
+RECIPES = Path(__file__).parent.parent / "compress" / "training" / "recipes_toml"
 # What other modules take as values: here as words, so that none of them is imported for it.
 VALUES = {
     "format": ("table", "json", "junit", "github", "sarif", "benchmark", "markdown"),

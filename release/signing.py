@@ -13,7 +13,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from .errors import MissingExtra, StoreError, UsageError
+from ..errors import MissingExtra, StoreError, UsageError
 
 
 def message(name: str, version: str, manifest: bytes) -> bytes:

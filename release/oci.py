@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import transfer
-from .errors import StoreError, UsageError
+from .. import transfer
+from ..errors import StoreError, UsageError
 from .stores import MANIFEST_LIMIT
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import transfer
-from .errors import MissingExtra, StoreError, UsageError
-from .store import file_digest
+from .. import transfer
+from ..errors import MissingExtra, StoreError, UsageError
+from ..store import file_digest
 
 MANIFEST_LIMIT = 16 << 20  # bytes
 SMALL = 1 << 16  # bytes: aliases and signatures

@@ -11,8 +11,8 @@ import pytest
 import storing
 from storing import contents, make_output, tfcompress
 
-from tfcompress import publishing, references
 from tfcompress.errors import MissingExtra, OutputError, StoreError, UsageError
+from tfcompress.release import publishing, references
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_keys_of_openssl_and_keys_that_are_none(out, store, tmp_path, keys, monk
 PUBLISHERS = 8
 PUBLISHER = """
 import sys, time, pathlib
-from tfcompress import publishing
+from tfcompress.release import publishing
 from tfcompress.errors import StoreError
 store, out, version, start = sys.argv[1:]
 while not pathlib.Path(start).exists():

@@ -7,8 +7,9 @@ import threading
 import pytest
 import storing
 
-from tfcompress import publishing, stores, transfer
+from tfcompress import transfer
 from tfcompress.errors import MissingExtra, StoreError, UsageError
+from tfcompress.release import publishing, stores
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 
-from . import oci, stores, transfer
-from .errors import StoreError, UsageError
-from .output import MANIFEST
+from .. import transfer
+from ..errors import StoreError, UsageError
+from ..output import MANIFEST
+from . import oci, stores
 
 NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

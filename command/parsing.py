@@ -6,8 +6,8 @@ import argparse
 import re
 from collections.abc import Iterable
 
+from ..errors import UsageError, meant
 from . import terminal
-from .errors import UsageError, meant
 
 NOT_OPTIONS = re.compile(r"-\d.*")  # `--normalize -1..1`: a value, although it begins with a dash
 

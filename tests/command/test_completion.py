@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from tfcompress import arguments, completion, data, steps, targets
+from tfcompress import data, steps, targets
 from tfcompress.benchmark import gate_formats, words
+from tfcompress.command import arguments, completion
 from tfcompress.compress.training import recipe
 
 COMMANDS = arguments.parser().commands()
