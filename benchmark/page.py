@@ -58,11 +58,12 @@ def _header(report: Report, name: str) -> str:
         facts.append(f"{count:,} held-back samples")
     if report.created:
         facts.append(esc(moment(report.created)))
-    troubles = summary.problems(report)
+    troubles, few = summary.problems(report), summary.few(report)
     return (f'<header>\n<p class="over">tfcompress report</p>\n<h1>{name}</h1>\n'
             f'<p class="verdict">{_pieces(summary.verdict(report))}</p>\n'
             + (f'<p class="troubles">{_pieces(troubles)}</p>\n' if troubles else "")
             + (f'<p class="random-note">▲ {RANDOM_NOTE}</p>\n' if report.data.get("random") else "")
+            + (f'<p class="random-note">▲ {esc(few)}</p>\n' if few else "")
             + f'<p class="facts">{" · ".join(facts)}</p>\n</header>')
 
 

@@ -195,6 +195,8 @@ def _lines(report: Report) -> list[tuple[str, str]]:
     said += [(f"·  not measured: {line}", "dim") for line in summary.missing(report)]
     if report.data.get("random"):
         said.append(("*  random data: these figures say nothing of real inputs", "yellow"))
+    if few := summary.few(report):
+        said.append((f"▲  {few}", "yellow"))
     return [(text.replace("\n", " "), style) for text, style in said]
 
 
@@ -212,6 +214,8 @@ def markdown(report: Report) -> str:
              _sentence(summary.problems(report))]
     if report.data.get("random"):
         parts.append("\\* **Random data**: these figures say nothing of real inputs.")
+    if few := summary.few(report):
+        parts.append(f"**{_md(few)}**")
     if picks.worth_telling(report):
         parts += ["## What to take", "\n".join(
             f"- {_md(p.title)}: **{_md(p.target or 'none')}**. {_md(p.why)}"

@@ -33,6 +33,19 @@ def evaluated(report: Report) -> int | None:
     return report.data.get("evaluated") or None
 
 
+FEW = 100  # judged samples, below which the report warns of its own figures
+
+
+def few(report: Report) -> str:
+    """A warning where so few samples judged that the accuracies are coarse; empty otherwise."""
+    count = evaluated(report)
+    if not count or count >= FEW or report.data.get("random"):
+        return ""
+    share = words.digits3(100 / count)
+    return (f"Judged on {count} sample{'s' * (count > 1)} only, each of them {share} points of "
+            "accuracy or agreement: give more data before you trust a difference.")
+
+
 def is_random(report: Report, name: str) -> bool:
     """Whether the measurement called `name` says nothing because the data were random."""
     return bool(report.data.get("random")) and words.CHANGE.sub("", name) in words.ON_DATA

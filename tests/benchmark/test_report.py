@@ -243,6 +243,16 @@ def test_verdict_and_troubles_are_said_everywhere():
             assert part in text, part
 
 
+@pytest.mark.parametrize(("count", "said"), [
+    (1, "Judged on 1 sample only"), (3, "3 samples only, each of them 33.3 points"),
+    (99, "99 samples only, each of them 1.01 points"), (100, ""), (None, "")])
+def test_few_samples_are_warned_of(count, said):
+    given = samples.usual()
+    given = dataclasses.replace(given, data={**given.data, "evaluated": count})
+    for text in (" ".join(said.split()) for said in _said(given)):
+        assert ("Judged on" in text) == bool(said) and said in text
+
+
 def test_random_data_are_marked_beside_every_figure():
     given = samples.hostile()
     page, plain, terminal = _said(given)
