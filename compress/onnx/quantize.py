@@ -9,19 +9,16 @@ the error begins, and each such place is reported.
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import DataError, TargetError, TfcompressError
+from ...errors import DataError, TargetError
+from .. import quantizing
 from ..tflite import calibrate, mixed
-from ..tflite.quantize import _reach
 from . import graph as og
 from . import learned, plans
 
-ROWS = 12  # rows on which precision is decided
 MARGIN = 2.0  # dB above the asked SNR, because it is measured on few rows
 LARGE = 1_000_000_000  # multiplications from which less is tried
 
@@ -47,52 +44,14 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         DataError: The samples cannot be read.
         MissingExtra: onnx or onnxruntime is not installed.
     """
-    source = Source.open(payload, progress)
-    out = Path(payload["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for target in payload["targets"]:
-        name = target["name"]
-        progress(None, f"target:{name}")
-        start = time.perf_counter()
-        try:
-            result = Job(source.aim_at(target), target).make()
-            if payload.get("strict") and result["fallbacks"]:
-                raise _refusal(name, result["fallbacks"])
-            path = out / f"{name}.onnx"
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            beside.write_bytes(result.pop("model"))
-            os.replace(beside, path)
-            results[name] = {"path": str(path), "seconds": time.perf_counter() - start, **result}
-        except TfcompressError as error:
-            results[name] = {"error": error.to_dict()}
-    return {"targets": results, "calibration": source.summary()}
+    return quantizing.every(
+        payload, Source.open(payload, progress), lambda source, t: Job(source, t).make(), ".onnx",
+        progress)
 
 
-def _refusal(name: str, fallbacks: list[dict]) -> TargetError:
-    first = fallbacks[0]
-    return TargetError(
-        f"{name}: {len(fallbacks)} operations need a wider type, first "
-        f"{first['op']} of {first['layer'] or first['tensor']} ({first['why']})",
-        f"without --strict it becomes {first['precision']}: {first['cost']}")
-
-
-@dataclass
-class Source:
-    """The float file and what is known of it, shared by all targets."""
-
-    data: bytes
-    model: object
-    samples: calibrate.Samples
-    rows: list[int]
-    reference: list[dict]
-    judged: set[str]
-    macs: int
-    progress: Callable
-    learned: dict
-    rounded: list[dict] | None = None  # outputs with the learned roundings
-    seconds: float = 0.0
-    _extremes: dict | None = field(default=None, repr=False)
+@dataclass(kw_only=True)
+class Source(quantizing.Source):
+    """The float .onnx file; `model` is its protocol buffer."""
 
     @classmethod
     def open(cls, payload: dict, progress) -> Source:
@@ -105,7 +64,7 @@ class Source:
                               "convert the model again")
         samples = calibrate.Samples(payload.get("samples"), {n: runner.inputs[n] for n in names})
         macs = og.macs(model)
-        rows = samples.spread(ROWS if macs < LARGE else ROWS // 3)
+        rows = samples.spread(quantizing.ROWS if macs < LARGE else quantizing.ROWS // 3)
         try:
             reference = [runner.run(samples.row(k)) for k in rows]
         except Exception as error:  # onnxruntime's own, of shapes and indices
@@ -118,22 +77,12 @@ class Source:
             ranges = learned.strip(content)[1]
             runner = og.Runner(content)
             rounded = [runner.run(samples.row(k)) for k in rows]
-        return cls(data, model, samples, rows, reference, runner.floats, macs, progress, ranges,
-                   rounded)
+        return cls(data=data, model=model, samples=samples, rows=rows, reference=reference,
+                   judged=runner.floats, macs=macs, progress=progress, learned=ranges,
+                   rounded=rounded)
 
-    def aim_at(self, target: dict) -> Source:
-        """This source as a target sees it: 8-bit activations have the learned ranges."""
-        if self.learned and target["quantization"] == "int8":
-            return replace(self, reference=self.rounded)
-        return replace(self, learned={}) if self.learned else self
-
-    def extremes(self) -> dict:
-        """Smallest and largest value per tensor and sample; measured when first asked for."""
-        if self._extremes is None:
-            start = time.perf_counter()
-            self._extremes = og.extremes(self.model, self.samples, self.progress)
-            self.seconds = time.perf_counter() - start
-        return self._extremes
+    def measure(self) -> dict:
+        return og.extremes(self.model, self.samples, self.progress)
 
     def ranges(self, how: str) -> dict[str, tuple[float, float]]:
         """`{tensor name: (min, max)}`: learned, over all samples, or the mean of their extremes."""
@@ -143,28 +92,21 @@ class Source:
         for name, pairs in self.extremes().items():
             if not np.isfinite(pairs).all() or np.abs(pairs).max() > plans.HUGE:
                 continue
-            low, high = pairs.mean(axis=0) if how == "mean" else _reach(pairs, 1000)
+            low, high = pairs.mean(axis=0) if how == "mean" else quantizing.reach(pairs, 1000)
             found[name] = (float(low), float(high))
         return found | {n: (float(a), float(b)) for n, (a, b) in self.learned.items()
                         if n in found}
 
-    def summary(self) -> dict:
-        return {"samples": self.samples.count if self._extremes is not None else 0,
-                "seconds": self.seconds, "random": self.samples.random}
-
     def snr(self, model: bytes) -> dict[str, float]:
-        """SNR in dB of every output against the float file; -inf where the file does not run.
-
-        Integer outputs (class numbers, say) count only where there are no float ones.
-        """
+        """SNR in dB of every output against the float file; -inf where the file does not run."""
         try:
             runner = og.Runner(model)
             values = [runner.run(self.samples.row(k)) for k in self.rows]
         except Exception:  # onnxruntime's own: a node that has no kernel for these types
             return dict.fromkeys(self.reference[0], -math.inf)
-        found = calibrate.output_snr(*[[{n: _real(v) for n, v in row.items()} for row in rows]
-                                       for rows in (self.reference, values)])
-        return {n: v for n, v in found.items() if n in self.judged} or found
+        return self.decisive(calibrate.output_snr(
+            *[[{n: _real(v) for n, v in row.items()} for row in rows]
+              for rows in (self.reference, values)]))
 
 
 def _real(values):
@@ -247,13 +189,10 @@ class Job:
 
     def _result(self, model: bytes, fallbacks: list, notes: list) -> dict:
         by_output = self.source.snr(model)
-        worst = min(by_output.values(), default=math.inf)
-        if worst == -math.inf:
+        if -math.inf in by_output.values():
             raise TargetError(f"{self.target['name']}: ONNX Runtime cannot run the file",
                               "report it, with --debug")
-        return {"model": model, "fallbacks": fallbacks, "notes": notes,
-                "snr_db": None if worst == math.inf else worst,
-                "snr_by_output": {n: (None if v == math.inf else v) for n, v in by_output.items()}}
+        return quantizing.told(model, fallbacks, notes, by_output)
 
     def _fallbacks(self, base, plan, before, after, search) -> list[dict]:
         """One record per node that is wider than the target asks for."""
