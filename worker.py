@@ -247,10 +247,11 @@ def _learned_onnx(done, out: Path, opset, batch, skip: list[str], progress: Prog
     try:
         to_onnx(done.qat_model, path, inputs=loaded.inputs, outputs=loaded.outputs, opset=opset,
                 batch=batch, progress=progress, lower=lower, skip=skip, check=_learned_check(done))
+        content, _ = onnx_learned.strip(path.read_bytes())
     except Exception as error:
+        path.unlink(missing_ok=True)
         done.notes.append(f"ONNX: the learned ranges are calibrated instead: {_said(error)}")
         return
-    content, _ = onnx_learned.strip(path.read_bytes())
     path.with_name(path.name.replace("learned", "float")).write_bytes(content)
 
 
