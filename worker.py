@@ -32,14 +32,10 @@ def open_source(payload: dict, progress: Progress) -> dict:
     from .compress.models import load
 
     progress(None, "reading the model")
-    loaded = load.open_model(
-        payload["path"],
-        unsafe=payload["unsafe"],
-        custom_objects=payload["custom_objects"],
-        input_shapes=load.parse_input_shape(payload["input_shape"]),
-    )
-    state["loaded"] = loaded
-    state["how"] = {k: payload[k] for k in ("unsafe", "custom_objects")}
+    how = {k: payload[k] for k in ("unsafe", "custom_objects")}
+    how["input_shapes"] = load.parse_input_shape(payload["input_shape"])
+    state["how"] = how  # a trained model is opened in the same way
+    state["loaded"] = loaded = load.open_model(payload["path"], **how)
     spare = _optimizer(Path(payload["path"]))
     return {
         "kind": loaded.kind,

@@ -41,9 +41,10 @@ def few(report: Report) -> str:
     count = evaluated(report)
     if not count or count >= FEW or report.data.get("random"):
         return ""
-    share = words.digits3(100 / count)
-    return (f"Judged on {count} sample{'s' * (count > 1)} only, each of them {share} points of "
-            "accuracy or agreement: give more data before you trust a difference.")
+    shares = any(r.value(n) is not None for r in report.rows for n in ("accuracy", "agreement"))
+    share = f", each of them {words.digits3(100 / count)} points of accuracy or agreement"
+    return (f"Judged on {count} sample{'s' * (count > 1)} only{share if shares else ''}: give more "
+            "data before you trust a difference.")
 
 
 def is_random(report: Report, name: str) -> bool:

@@ -191,3 +191,22 @@ def test_sparse_files_are_smaller_and_judged_like_all_others(examples, tmp_path)
         web = record["rows"][2]["findings"]
         assert not any("stored without zeros" in f["text"] for f in web)
     assert sizes["sparse"] < 0.5 * sizes["full"]
+
+
+@pytest.mark.slow
+def test_images_of_any_size_that_become_images_are_trained(tmp_path):
+    """A shape that the user fixed holds for the trained model too; its output is rounded itself."""
+    import keras
+
+    images = np.random.default_rng(0).random((60, 12, 12, 1)).astype("f4")
+    x = keras.Input((None, None, 1))
+    y = keras.layers.Conv2D(1, 3, padding="same")(keras.layers.Conv2D(4, 3, padding="same")(x))
+    keras.Model(x, y).save(tmp_path / "any.keras")
+    np.savez(tmp_path / "data.npz", x=images, y=images / 2)
+    done = subprocess.run(
+        [sys.executable, "-m", "tfcompress", "shrink", "any.keras", "--data", "data.npz", "--qat",
+         "--input-shape", "12,12,1", "-t", "onnx-float32", "-t", "tflite-int8", "--json"],
+        capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert figure(json.loads(done.stdout), "onnx-float32", "snr") > 100
+    assert figure(json.loads(done.stdout), "tflite-int8", "snr") > 20
