@@ -209,4 +209,4 @@ def test_images_of_any_size_that_become_images_are_trained(tmp_path):
         capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert figure(json.loads(done.stdout), "onnx-float32", "snr") > 100
-    assert figure(json.loads(done.stdout), "tflite-int8", "snr") > 20
+    assert float(figure(json.loads(done.stdout), "tflite-int8", "snr")) > 20
