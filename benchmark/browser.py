@@ -49,14 +49,14 @@ def find_browser() -> str:
         MissingExtra: There is none.
     """
     told = os.environ.get("TFCOMPRESS_BROWSER")
+    absent = f"TFCOMPRESS_BROWSER is {told}, which is no program" if told else \
+        "there is no Chromium or Chrome on PATH"
     for name in (told,) if told else BROWSERS:
         if found := shutil.which(name):
             return found
-    error = MissingExtra("chromium", "browser")
-    error.message = "there is no Chromium or Chrome on PATH"
-    error.args = (error.message,)
-    error.hint = "Debian: apt-get install chromium; or set TFCOMPRESS_BROWSER"
-    raise error
+    raise MissingExtra("chromium", "browser", absent,
+                       "install Chromium (Debian: apt-get install chromium), or set "
+                       "TFCOMPRESS_BROWSER")
 
 
 class Browser:
@@ -74,6 +74,7 @@ class Browser:
         self.token = secrets.token_hex(16)
         self._commands: queue.Queue[bytes] = queue.Queue()
         self._answers: queue.Queue[bytes] = queue.Queue()
+        self.asked = False  # whether the page has come for its first command
         self._stack = contextlib.ExitStack()
         self.about: dict = {}
         self.fetched: dict[str, set[Path]] = {"packages": set(), "model": set()}
@@ -123,6 +124,7 @@ class Browser:
 
         Raises:
             ModelError: The runtime in the page refuses the model or its input, or the page died.
+            MissingExtra: The browser never got as far as the page.
         """
         import numpy as np
 
@@ -152,8 +154,13 @@ class Browser:
             with contextlib.suppress(queue.Empty):
                 return self._answers.get(timeout=0.2)
             if self._process.poll() is not None:
+                if not self.asked:
+                    break
                 raise ModelError(f"the browser ended while it should {what} the model",
                                  "the model may need more memory than a page gets")
+        if not self.asked:
+            raise MissingExtra("chromium", "browser", f"{self.program} does not start",
+                               "start it by hand to see why, or set TFCOMPRESS_BROWSER to another")
         raise ModelError(f"the page gave no answer to {what} in {seconds:.0f} s",
                          "the model is too slow or too large for this backend")
 
@@ -202,6 +209,7 @@ def _server(browser: Browser) -> http.server.ThreadingHTTPServer:
         def _command(self) -> None:
             if self.headers.get("X-Token") != browser.token:
                 return self._send(403)
+            browser.asked = True
             try:
                 self._send(200, browser._commands.get(timeout=20), "application/octet-stream")
             except queue.Empty:
@@ -352,7 +360,7 @@ def others(payload: dict, progress) -> dict:
             session = open_session(payload["artifact"], f"{payload['runtime']}-{backend}", 1,
                                    payload["names"])
         except TfcompressError as error:
-            found += [Measurement(f"{what}_{backend}", unit, (), f"not measured: {error.message}")
+            found += [Measurement(f"{what}_{backend}", unit, (), error.unmeasured)
                       for what, unit in (("latency", "ms"), ("snr", "dB"))]
             continue
         with contextlib.closing(session):
@@ -369,8 +377,7 @@ def others(payload: dict, progress) -> dict:
                     values += session.burst(1)
                 found.append(Measurement(f"latency_{backend}", "ms", tuple(values), session.note))
             except TfcompressError as error:
-                found.append(Measurement(f"latency_{backend}", "ms", (),
-                                         f"not measured: {error.message}"))
+                found.append(Measurement(f"latency_{backend}", "ms", (), error.unmeasured))
     return {"measurements": [m.to_dict() for m in found]}
 
 

@@ -20,10 +20,12 @@ FAMILIES = {
     "onnx": ("ONNX Runtime on the CPU", "ONNX Runtime"),
     "keras": ("TensorFlow", "TensorFlow"),
     "gpu": ("LiteRT on the GPU", "GPU"),
+    "onnx-gpu": ("ONNX Runtime on the GPU", "ONNX GPU"),
     "web": ("the browser", "browser"),
     "npu": ("accelerators and microcontrollers", "accelerator"),
 }
 BY_RUNTIME = {"litert": "litert", "onnxruntime": "onnx", "keras": "keras", "tensorflow": "keras",
+              "onnxruntime-cuda": "onnx-gpu", "onnxruntime-tensorrt": "onnx-gpu",
               "litert-gpu": "gpu", "litert-js": "web", "tfjs": "web"}
 BY_FORMAT = {"tflite": "litert", "onnx": "onnx", "keras": "keras", "saved-model": "keras",
              "tfjs": "web"}

@@ -128,7 +128,7 @@ class _Lane:
         try:
             then(self.child.call(function, payload))
         except TfcompressError as error:
-            self.failure = f"not measured: {error.message}"
+            self.failure = error.unmeasured
 
     def measurements(self, first: bool) -> list[Measurement]:
         names = [n for n in NAMES if (n in THREADED) != first]

@@ -8,6 +8,7 @@ Adding a runtime is one class here and one line in `RUNTIMES`.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -266,8 +267,9 @@ class Onnx(Session):
         runtime = onnxruntime_module()
         missing = set(self.PROVIDERS[:1]) - set(runtime.get_available_providers())
         if missing:
-            raise ModelError(f"this ONNX Runtime has no {missing.pop()}",
-                             "pip install onnxruntime-gpu in the place of onnxruntime")
+            raise MissingExtra("onnxruntime-gpu", "onnx",
+                               f"this ONNX Runtime has no {missing.pop()}",
+                               "pip install onnxruntime-gpu in the place of onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -279,8 +281,9 @@ class Onnx(Session):
         except Exception as error:  # its own classes, one for each status
             raise _refused(path, "ONNX Runtime", error) from None
         if self._session.get_providers()[0] != self.PROVIDERS[0]:
-            raise ModelError(f"{self.PROVIDERS[0]} does not start on this machine",
-                             "check the driver, and the versions of CUDA and cuDNN")
+            raise MissingExtra("CUDA", "onnx",
+                               f"{self.PROVIDERS[0]} does not start on this machine",
+                               "check the driver, and the versions of CUDA and cuDNN")
         ends = self._session.get_inputs(), self._session.get_outputs()
         self.inputs, self.outputs = (
             [_spec(t.name, [n if isinstance(n, int) else None for n in t.shape],
@@ -363,6 +366,8 @@ def there(runtime: str) -> list[str]:
 
     Empty for runtimes that come with the package.
     """
+    if runtime.startswith("onnxruntime"):
+        return [f"onnxruntime: {importlib.util.find_spec('onnxruntime') is not None}"]
     if runtime.startswith(("litert-js", "tfjs")):
         from . import browser, packages
 
@@ -420,9 +425,7 @@ def litert_module():
         from tflite_runtime import interpreter
         return interpreter
     except ImportError:
-        error = MissingExtra("ai-edge-litert", "all")
-        error.hint = "pip install ai-edge-litert"
-        raise error from None
+        raise MissingExtra("ai-edge-litert", "all", hint="pip install ai-edge-litert") from None
 
 
 def onnxruntime_module():

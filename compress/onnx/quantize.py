@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...errors import DataError, TargetError, TfcompressError
+from ...errors import DataError, MissingExtra, TargetError, TfcompressError
 from ..tflite import calibrate, mixed
 from ..tflite.quantize import _reach
 from . import graph as og
@@ -45,9 +45,14 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
     Raises:
         ModelError: The float file cannot be read.
         DataError: The samples cannot be read.
-        MissingExtra: onnx or onnxruntime is not installed.
+        MissingExtra: onnx is not installed.
     """
-    source = Source.open(payload, progress)
+    try:
+        og.runtime()
+    except MissingExtra as error:
+        source = Unproved(payload["float"], error)
+    else:
+        source = Source.open(payload, progress)
     out = Path(payload["out"])
     out.mkdir(parents=True, exist_ok=True)
     results = {}
@@ -56,7 +61,7 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         progress(None, f"target:{name}")
         start = time.perf_counter()
         try:
-            result = Job(source.aim_at(target), target).make()
+            result = source.make(target)
             if payload.get("strict") and result["fallbacks"]:
                 raise _refusal(name, result["fallbacks"])
             path = out / f"{name}.onnx"
@@ -75,6 +80,31 @@ def _refusal(name: str, fallbacks: list[dict]) -> TargetError:
         f"{name}: {len(fallbacks)} operations need a wider type, first "
         f"{first['op']} of {first['layer'] or first['tensor']} ({first['why']})",
         f"without --strict it becomes {first['precision']}: {first['cost']}")
+
+
+class Unproved:
+    """The float file where there is no ONNX Runtime: only what needs no run can be made of it."""
+
+    WITHOUT = ("none", "int4")
+
+    def __init__(self, path: str, missing: MissingExtra):
+        self.path, self.missing = Path(path), missing
+
+    def make(self, target: dict) -> dict:
+        kind = target["quantization"]
+        if kind not in self.WITHOUT:
+            raise MissingExtra("onnxruntime", "onnx", f"{self.missing.message}, which makes {kind} "
+                               "files", self.missing.hint)
+        content = self.path.read_bytes()
+        if kind != "none":
+            model = og.load(self.path)
+            plan = {n: ladder[0] for n, ladder in plans.ladders(model, kind, set()).items()}
+            content = plans.build(model, plan, {})
+        return {"model": content, "fallbacks": [], "snr_db": None, "snr_by_output": {},
+                "notes": [f"neither checked nor adapted when it was made: {self.missing.message}"]}
+
+    def summary(self) -> dict:
+        return {"samples": 0, "seconds": 0.0, "random": False}
 
 
 @dataclass
@@ -120,6 +150,10 @@ class Source:
             rounded = [runner.run(samples.row(k)) for k in rows]
         return cls(data, model, samples, rows, reference, runner.floats, macs, progress, ranges,
                    rounded)
+
+    def make(self, target: dict) -> dict:
+        """A target's file; see `Job.make`."""
+        return Job(self.aim_at(target), target).make()
 
     def aim_at(self, target: dict) -> Source:
         """This source as a target sees it: 8-bit activations have the learned ranges."""
