@@ -375,7 +375,7 @@ class _Run:
             made.files |= done.made
             made.failed |= done.failed
             done.child.close()
-        for target in tflite:
+        for target in (*tflite, *onnx):
             if target.compiler and target.name in made.files:
                 try:
                     self.compile(target, made)

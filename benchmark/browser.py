@@ -39,6 +39,7 @@ SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
 SOFTWARE_NAMES = ("swiftshader", "llvmpipe", "software", "lavapipe")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript",
          ".wasm": "application/wasm", ".json": "application/json"}
+SUFFIXES = {"litert": "tflite", "onnx": "onnx"}
 START_SECONDS, RUN_SECONDS = 120, 300
 
 
@@ -255,13 +256,13 @@ def _file(browser: Browser, path: str) -> Path | None:
 
 
 def _file_of(path: str, runtime: str) -> Path:
-    """The model in an artifact: a folder for the web holds its .tflite beside the demo."""
+    """The model in an artifact: a folder for the web holds it beside the demo."""
     file = Path(path)
-    return file / "model.tflite" if runtime == "litert" and file.is_dir() else file
+    return file / f"model.{SUFFIXES[runtime]}" if runtime in SUFFIXES and file.is_dir() else file
 
 
 class BrowserSession(Session):
-    """A .tflite in LiteRT.js or a GraphModel in TensorFlow.js, on one backend of a browser.
+    """A .tflite in LiteRT.js, a GraphModel in TensorFlow.js or an .onnx in ONNX Runtime Web.
 
     Attributes:
         about: What the page said: `backend`, `adapter` and `load_ms` among others.
@@ -304,8 +305,9 @@ class BrowserSession(Session):
         fed: list = [None] * len(arrays)
         for array, spec, at in zip(arrays, self.inputs, self.tensors[0], strict=True):
             kind = {"bool": "uint8", "int64": "int32"}.get(spec["dtype"], spec["dtype"])
-            shape = [n or 1 for n in spec["shape"]]
-            fed[at] = np.asarray(array).astype(kind).reshape(shape)
+            array = np.asarray(array).astype(kind)
+            free = None in spec["shape"][1:]
+            fed[at] = array if free else array.reshape([n or 1 for n in spec["shape"]])
         return fed
 
     def measurements(self) -> list:

@@ -30,7 +30,8 @@ Array = Any  # numpy.ndarray
 BATCH = 32
 BATCH_BYTES = 64 << 20
 STAND_INS = {"litert-js": "litert", "litert-gpu": "litert",
-             "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
+             "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime",
+             "onnxruntime-web": "onnxruntime"}
 SAID = {"litert": "LiteRT's CPU kernels", "onnxruntime": "ONNX Runtime's CPU kernels"}
 LARGE = 64 << 20  # bytes; a file or outputs beyond it are not given to several processes
 WORTH_SECONDS = 4.0  # of work; below it, sharing costs more than it saves

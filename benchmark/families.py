@@ -26,7 +26,8 @@ FAMILIES = {
 }
 BY_RUNTIME = {"litert": "litert", "onnxruntime": "onnx", "keras": "keras", "tensorflow": "keras",
               "onnxruntime-cuda": "onnx-gpu", "onnxruntime-tensorrt": "onnx-gpu",
-              "litert-gpu": "gpu", "litert-js": "web", "tfjs": "web"}
+              "litert-gpu": "gpu", "litert-js": "web", "tfjs": "web",
+              "onnxruntime-web": "web"}
 BY_FORMAT = {"tflite": "litert", "onnx": "onnx", "keras": "keras", "saved-model": "keras",
              "tfjs": "web"}
 # Of an accelerator, the first that was measured or estimated.

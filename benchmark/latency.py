@@ -33,7 +33,7 @@ THREADED = ("latency_threads",)
 # Modules to import; keras where a runtime is not named.
 WARM = {"litert": ["numpy.random", "ai_edge_litert.interpreter"],
         "onnxruntime": ["numpy.random", "onnxruntime"], "tfjs": ["numpy"]}
-IN_BROWSER = ("litert-js", "tfjs")  # timed in the page; their memory is the browser's
+IN_BROWSER = ("litert-js", "tfjs", "onnxruntime-web")  # timed in the page; memory is its own
 # Starting these again for N threads costs more than it tells.
 ONCE = ("keras", "tensorflow", "litert-gpu", *IN_BROWSER)
 

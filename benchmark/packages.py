@@ -38,7 +38,8 @@ def find() -> Path:
     """
     if not (folder() / "whole").is_file():
         raise MissingExtra("the browser runtimes", "browser",
-                           "the browser runtimes (LiteRT.js, TensorFlow.js) are not there", COMMAND)
+                           "the browser runtimes (LiteRT.js, TensorFlow.js, ONNX Runtime Web) "
+                           "are not there", COMMAND)
     return folder()
 
 

@@ -350,12 +350,13 @@ def _on_gpu(path: str, threads: int) -> Session:
     return LitertGpu(path, threads)
 
 
+# Runtimes of browsers, and the modules of `web/` that drive them.
+PAGES = {"litert-js": "litert", "tfjs": "tfjs", "onnxruntime-web": "onnx"}
 RUNTIMES: dict[str, Callable[[str, int], Session]] = {
     "litert-gpu": _on_gpu,
     **{f"{name}-{backend}": _in_browser(runtime, backend)
-       for name, runtime in (("litert-js", "litert"), ("tfjs", "tfjs"))
-       for backend in ("wasm", "webgl", "webgpu")},
-    "litert-js": _in_browser("litert", "wasm"), "tfjs": _in_browser("tfjs", "wasm"),
+       for name, runtime in PAGES.items() for backend in ("wasm", "webgl", "webgpu")},
+    **{name: _in_browser(runtime, "wasm") for name, runtime in PAGES.items()},
     "litert": Litert, "keras": Keras, "tensorflow": TensorFlow, "onnxruntime": Onnx,
     "onnxruntime-cuda": OnnxCuda, "onnxruntime-tensorrt": OnnxTensorRT,
 }
@@ -366,9 +367,7 @@ def there(runtime: str) -> list[str]:
 
     Empty for runtimes that come with the package.
     """
-    if runtime.startswith("onnxruntime"):
-        return [f"onnxruntime: {importlib.util.find_spec('onnxruntime') is not None}"]
-    if runtime.startswith(("litert-js", "tfjs")):
+    if runtime.startswith(tuple(PAGES)):
         from . import browser, packages
 
         found = []
@@ -378,6 +377,8 @@ def there(runtime: str) -> list[str]:
             except MissingExtra as error:
                 found.append(error.message)
         return found
+    if runtime.startswith("onnxruntime"):
+        return [f"onnxruntime: {importlib.util.find_spec('onnxruntime') is not None}"]
     if runtime == "litert-gpu":
         from . import gpu
 

@@ -1,4 +1,4 @@
-"""What is run on a finished int8 file for an accelerator: one table, one form of answer.
+"""What is run on a finished file for an accelerator or the web: one table, one form of answer.
 
     compile({"path": "m.tflite", "out": "folder", "target": target.to_dict()}, progress)
 
@@ -45,8 +45,10 @@ def compile(payload: dict, progress) -> dict:
     progress(None, f"compile for {target['name']}")
     Path(payload["out"]).mkdir(parents=True, exist_ok=True)
     found = COMPILERS[target["compiler"]](payload["path"], payload["out"], target)
-    layers = tflite.layer_names(tflite.load(payload["path"]))
-    found["fallbacks"] = [f | {"layer": layers.get(f["tensor"], "")} for f in found["fallbacks"]]
+    if found["fallbacks"]:
+        layers = tflite.layer_names(tflite.load(payload["path"]))
+        found["fallbacks"] = [f | {"layer": layers.get(f["tensor"], "")}
+                              for f in found["fallbacks"]]
     found["findings"] = [*over_limits(found["measurements"], target), *found["findings"]]
     return found
 

@@ -21,7 +21,8 @@ from tfcompress.export import tfjs
 pytestmark = pytest.mark.slow
 
 ETHOS = [t.name for t in targets.load_all() if t.compiler == "vela"]
-ONNX, PAGE = ["onnx-float32", "onnx-int4"], ["litert-js", "litert-js-dynamic"]
+ONNX = ["onnx-float32", "onnx-int4"]
+PAGE = ["litert-js", "litert-js-dynamic", "onnx-web", "onnx-web-int8"]
 GRAPHS = ["tfjs", "tfjs-float16", "tfjs-uint8"]
 VISIBLE = "apt-get install chromium"
 CUDA = '''summary = "ONNX on an NVIDIA GPU"
@@ -45,9 +46,9 @@ CASES = {
     "chromium": ([*PAGE, *GRAPHS], ["there is no Chromium or Chrome on PATH", VISIBLE], [], ""),
     "broken chromium": ([*PAGE, *GRAPHS], ["chromium does not start", "TFCOMPRESS_BROWSER"],
                         [], ""),
-    "packages": ([*PAGE], ["(LiteRT.js, TensorFlow.js) are not there", "tfcompress setup browser"],
+    "packages": ([*PAGE], ["the browser runtimes (LiteRT.js", "tfcompress setup browser"],
                  GRAPHS, "tensorflowjs is not installed"),
-    "brotli": (["litert-js"], ["pip install 'tfcompress[browser]'"], [], ""),
+    "brotli": (["litert-js", "onnx-web"], ["pip install 'tfcompress[browser]'"], [], ""),
     "cuda": (["on-cuda"], ["CUDAExecutionProvider", "onnxruntime-gpu"], [], ""),
     "ai_edge_litert": (["onnx-float32", "saved-model"], ["pip install ai-edge-litert"],
                        ["tflite-float32", "tflite-int8", "tflite-gpu", "litert-js"],
