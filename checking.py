@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import filing, output, store, targets
 from .artifact import Report, Row
-from .benchmark import gate, gate_formats, gate_limits, growth, latency
+from .benchmark import gate, gate_formats, gate_limits, growth, latency, runtimes
 from .benchmark import report as reports
 from .benchmark.gate import Check
 from .benchmark.gate_limits import MEASURES, Config
@@ -353,7 +353,7 @@ def _runtime(one: Candidate) -> str | None:
         named = targets.load(one.target).runtime
     except UsageError:  # a target of the user's own
         return RUNTIMES.get(one.record["format"])
-    light = named.startswith(("litert", "onnxruntime")) and not named.startswith("litert-js")
+    light = named.startswith(("litert", "onnxruntime")) and named not in runtimes.PAGES
     return named if light else None
 
 

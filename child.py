@@ -24,10 +24,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import OutputError, TargetError, TfcompressError, from_dict
+from .errors import MissingExtra, OutputError, TargetError, TfcompressError, from_dict
 
 Progress = Callable[[float | None, str], None]
 PACKAGE = __name__.rpartition(".")[0]
+CALLED = {"PIL": "pillow"}  # where pip has another name for a module
 
 
 class ChildDied(TargetError):
@@ -192,18 +193,18 @@ def serve(fd: int) -> None:
             )
             send({"error": told.to_dict(), "traceback": traceback.format_exc()})
         except BaseException as error:
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            send(
-                {
-                    "error": {
-                        "type": "TfcompressError",
-                        "message": f"{type(error).__name__}: {text}",
-                        "hint": "run with --debug to see where",
-                    },
-                    "traceback": traceback.format_exc(),
-                }
-            )
+            send({"error": _told(error).to_dict(), "traceback": traceback.format_exc()})
     os._exit(0)
+
+
+def _told(error: BaseException) -> TfcompressError:
+    """What is said of an error that is none of ours: a package is not there, or a defect."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and name and name != PACKAGE:
+        package = CALLED.get(name, name.replace("_", "-"))
+        return MissingExtra(package, "all", hint=f"pip install {package}")
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    return TfcompressError(f"{type(error).__name__}: {text}", "run with --debug to see where")
 
 
 def _inbox(calls) -> Callable[[], dict | None]:

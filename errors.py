@@ -33,6 +33,11 @@ class TfcompressError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def unmeasured(self) -> str:
+        """The note of a measurement without values: why, and what to do about it."""
+        return "; ".join(filter(None, (f"not measured: {self.message}", self.hint)))
+
     def to_dict(self) -> dict:
         """The form in which an error crosses a process boundary and stands in a report."""
         return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
@@ -57,8 +62,9 @@ class DataError(TfcompressError):
 class MissingExtra(TfcompressError):
     exit_code = 5
 
-    def __init__(self, package: str, extra: str):
-        super().__init__(f"{package} is not installed", f"pip install 'tfcompress[{extra}]'")
+    def __init__(self, package: str, extra: str, message: str = "", hint: str = ""):
+        super().__init__(message or f"{package} is not installed",
+                         hint or f"pip install 'tfcompress[{extra}]'")
 
 
 class OutputError(TfcompressError):

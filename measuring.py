@@ -11,7 +11,7 @@ from . import tflite
 from .artifact import TensorSpec
 from .benchmark import devices, environment
 from .child import Child
-from .errors import TfcompressError, UsageError
+from .errors import TfcompressError, UsageError, from_dict
 
 
 def benchmark(path: str | Path, device: Sequence[str] = ("local",), *, data: str | None = None,
@@ -80,7 +80,7 @@ def table(found: list[dict], here: dict | None = None) -> str:
     lines = [f"{'device':<28} {'p50':>10} {'p10-p90':>17} {'load':>9} {'memory':>9} {'SNR':>9}"]
     for one in found:
         if "error" in one:
-            lines.append(f"{one['device']:<28} not measured: {one['error']['message']}")
+            lines.append(f"{one['device']:<28} {from_dict(one['error']).unmeasured}")
             continue
         by = {m.name: m for m in one["measurements"]}
         latency = by["latency"]

@@ -27,7 +27,7 @@ from .benchmark.tasks import METRICS
 from .child import Child, ChildDied
 from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
-from .export import explorer, usage
+from .export import compilers, explorer, usage
 from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
 from .steps import Event, Options, Steps
@@ -156,7 +156,8 @@ def run(options: Options, on_event: Event | None = None) -> Result:
     check(options, chosen)
     output.check(folder)
     environment_now = environment.describe()
-    steps = Steps(options, chosen, on_event or (lambda *_: None), environment_now["cpu"])
+    there = [word for t in chosen for word in _there(t)]
+    steps = Steps(options, chosen, on_event or (lambda *_: None), environment_now["cpu"], there)
     if not options.fresh and output.find(folder, steps.key):
         from .benchmark import report
 
@@ -185,6 +186,11 @@ def _targets(options: Options) -> list[Target]:
     if not chosen:
         raise UsageError("no target given", f"known targets: {', '.join(targets.names())}")
     return chosen
+
+
+def _there(target: Target) -> list[str]:
+    """What this machine has for a target: what is installed later shall be used by the next run."""
+    return [*runtimes.there(target.runtime), *compilers.there(target.compiler)]
 
 
 def check(options: Options, chosen: list[Target]) -> None:
@@ -369,7 +375,7 @@ class _Run:
             made.files |= done.made
             made.failed |= done.failed
             done.child.close()
-        for target in tflite:
+        for target in (*tflite, *onnx):
             if target.compiler and target.name in made.files:
                 try:
                     self.compile(target, made)
@@ -377,7 +383,8 @@ class _Run:
                     made.failed[target.name] = error
         if made.judged:
             for name, file in made.learned.items():
-                made.rounded[name] = self.rounded(made, file)
+                if name in made.files:
+                    made.rounded[name] = self.rounded(made, file)
         return made
 
     def onnx(self, made: Made, targets: list[Target]) -> Quantization | None:
@@ -412,7 +419,7 @@ class _Run:
             inside = [p.removeprefix(f"{place}/") for p in paths]
             return told | {"shipped": inside}
 
-        config = {"target": target.to_dict()}
+        config = {"target": target.to_dict(), "there": compilers.there(target.compiler)}
         folder = self.steps.step("compile", config, store.file_digest(path), run)
         told = store.read_json(folder / "step.json")
         made.shipped[target.name] = [folder / p for p in told["shipped"]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import data, store
+from .benchmark import runtimes
 from .child import Child, ChildDied
 from .errors import TfcompressError, UsageError, from_dict
 from .steps import Steps
@@ -53,6 +54,7 @@ class Quantization:
                 "trim": self.run.options.trim,
                 "sparse": self.run.options.sparse,
                 "int4": self.int4,
+                **({"there": runtimes.there("onnxruntime")} if self.suffix == ".onnx" else {}),
             }
             try:
                 folder = self.run.step(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import store
+from .benchmark import runtimes
 from .child import Child, ChildDied
 from .errors import TargetError
 from .targets import SUFFIXES, Target
@@ -154,7 +155,7 @@ class Source:
 
     def onnx(self, trained: Path | None, opset: int | None, batch: int | None) -> Path:
         """The float .onnx file."""
-        config = {"opset": opset, "batch": batch}
+        config = {"opset": opset, "batch": batch, "there": runtimes.there("onnxruntime")}
         if trained and (made := trained / f"float-{opset}-{batch}.onnx").is_file():
             return made
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +99,21 @@ class Options:
 class Steps:
     """One run's steps. A context manager: leaving it ends every child process.
 
+    Args:
+        options: What was asked for.
+        targets: What is to be made.
+        on_event: Who is told.
+        cpu: The processor's name.
+        there: Which runtimes and compilers this machine has: with one more, a run is another.
+
     Attributes:
         key: The digest of everything that decides the run's result.
         recipe: What the model is trained to before it is exported, or None.
         records: What is known of each step made or found, by its folder.
     """
 
-    def __init__(self, options: Options, targets: list[Target], on_event: Event, cpu: str):
+    def __init__(self, options: Options, targets: list[Target], on_event: Event, cpu: str,
+                 there: Sequence[str] = ()):
         self.options, self.targets, self.event, self.cpu = options, targets, on_event, cpu
         self.recipe = options.chosen_recipe()
         self.store = store.Store()
@@ -140,6 +148,7 @@ class Steps:
             told,
             [t.to_dict() for t in targets],
             cpu,
+            sorted(set(there)),
         )
         self._children: list[Child] = []
         self._done: set[str] = set()

@@ -39,6 +39,7 @@ SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
 SOFTWARE_NAMES = ("swiftshader", "llvmpipe", "software", "lavapipe")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript",
          ".wasm": "application/wasm", ".json": "application/json"}
+SUFFIXES = {"litert": "tflite", "onnx": "onnx"}
 START_SECONDS, RUN_SECONDS = 120, 300
 
 
@@ -49,14 +50,14 @@ def find_browser() -> str:
         MissingExtra: There is none.
     """
     told = os.environ.get("TFCOMPRESS_BROWSER")
+    absent = f"TFCOMPRESS_BROWSER is {told}, which is no program" if told else \
+        "there is no Chromium or Chrome on PATH"
     for name in (told,) if told else BROWSERS:
         if found := shutil.which(name):
             return found
-    error = MissingExtra("chromium", "browser")
-    error.message = "there is no Chromium or Chrome on PATH"
-    error.args = (error.message,)
-    error.hint = "Debian: apt-get install chromium; or set TFCOMPRESS_BROWSER"
-    raise error
+    raise MissingExtra("chromium", "browser", absent,
+                       "install Chromium (Debian: apt-get install chromium), or set "
+                       "TFCOMPRESS_BROWSER")
 
 
 class Browser:
@@ -74,6 +75,7 @@ class Browser:
         self.token = secrets.token_hex(16)
         self._commands: queue.Queue[bytes] = queue.Queue()
         self._answers: queue.Queue[bytes] = queue.Queue()
+        self.asked = False  # whether the page has come for its first command
         self._stack = contextlib.ExitStack()
         self.about: dict = {}
         self.fetched: dict[str, set[Path]] = {"packages": set(), "model": set()}
@@ -123,6 +125,7 @@ class Browser:
 
         Raises:
             ModelError: The runtime in the page refuses the model or its input, or the page died.
+            MissingExtra: The browser never got as far as the page.
         """
         import numpy as np
 
@@ -152,8 +155,13 @@ class Browser:
             with contextlib.suppress(queue.Empty):
                 return self._answers.get(timeout=0.2)
             if self._process.poll() is not None:
+                if not self.asked:
+                    break
                 raise ModelError(f"the browser ended while it should {what} the model",
                                  "the model may need more memory than a page gets")
+        if not self.asked:
+            raise MissingExtra("chromium", "browser", f"{self.program} does not start",
+                               "start it by hand to see why, or set TFCOMPRESS_BROWSER to another")
         raise ModelError(f"the page gave no answer to {what} in {seconds:.0f} s",
                          "the model is too slow or too large for this backend")
 
@@ -202,6 +210,7 @@ def _server(browser: Browser) -> http.server.ThreadingHTTPServer:
         def _command(self) -> None:
             if self.headers.get("X-Token") != browser.token:
                 return self._send(403)
+            browser.asked = True
             try:
                 self._send(200, browser._commands.get(timeout=20), "application/octet-stream")
             except queue.Empty:
@@ -247,13 +256,13 @@ def _file(browser: Browser, path: str) -> Path | None:
 
 
 def _file_of(path: str, runtime: str) -> Path:
-    """The model in an artifact: a folder for the web holds its .tflite beside the demo."""
+    """The model in an artifact: a folder for the web holds it beside the demo."""
     file = Path(path)
-    return file / "model.tflite" if runtime == "litert" and file.is_dir() else file
+    return file / f"model.{SUFFIXES[runtime]}" if runtime in SUFFIXES and file.is_dir() else file
 
 
 class BrowserSession(Session):
-    """A .tflite in LiteRT.js or a GraphModel in TensorFlow.js, on one backend of a browser.
+    """A .tflite in LiteRT.js, a GraphModel in TensorFlow.js or an .onnx in ONNX Runtime Web.
 
     Attributes:
         about: What the page said: `backend`, `adapter` and `load_ms` among others.
@@ -296,8 +305,9 @@ class BrowserSession(Session):
         fed: list = [None] * len(arrays)
         for array, spec, at in zip(arrays, self.inputs, self.tensors[0], strict=True):
             kind = {"bool": "uint8", "int64": "int32"}.get(spec["dtype"], spec["dtype"])
-            shape = [n or 1 for n in spec["shape"]]
-            fed[at] = np.asarray(array).astype(kind).reshape(shape)
+            array = np.asarray(array).astype(kind)
+            free = None in spec["shape"][1:]
+            fed[at] = array if free else array.reshape([n or 1 for n in spec["shape"]])
         return fed
 
     def measurements(self) -> list:
@@ -352,7 +362,7 @@ def others(payload: dict, progress) -> dict:
             session = open_session(payload["artifact"], f"{payload['runtime']}-{backend}", 1,
                                    payload["names"])
         except TfcompressError as error:
-            found += [Measurement(f"{what}_{backend}", unit, (), f"not measured: {error.message}")
+            found += [Measurement(f"{what}_{backend}", unit, (), error.unmeasured)
                       for what, unit in (("latency", "ms"), ("snr", "dB"))]
             continue
         with contextlib.closing(session):
@@ -369,8 +379,7 @@ def others(payload: dict, progress) -> dict:
                     values += session.burst(1)
                 found.append(Measurement(f"latency_{backend}", "ms", tuple(values), session.note))
             except TfcompressError as error:
-                found.append(Measurement(f"latency_{backend}", "ms", (),
-                                         f"not measured: {error.message}"))
+                found.append(Measurement(f"latency_{backend}", "ms", (), error.unmeasured))
     return {"measurements": [m.to_dict() for m in found]}
 
 

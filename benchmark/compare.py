@@ -29,7 +29,10 @@ from .runtimes import open_arrays, open_session
 Array = Any  # numpy.ndarray
 BATCH = 32
 BATCH_BYTES = 64 << 20
-STAND_INS = {"litert-js": "litert", "litert-gpu": "litert"}
+STAND_INS = {"litert-js": "litert", "litert-gpu": "litert",
+             "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime",
+             "onnxruntime-web": "onnxruntime"}
+SAID = {"litert": "LiteRT's CPU kernels", "onnxruntime": "ONNX Runtime's CPU kernels"}
 LARGE = 64 << 20  # bytes; a file or outputs beyond it are not given to several processes
 WORTH_SECONDS = 4.0  # of work; below it, sharing costs more than it saves
 COLLAPSE_SNR_DB = 10.0
@@ -110,7 +113,8 @@ def _open(payload: dict) -> tuple[Any, dict, list[dict]]:
         if payload["runtime"] not in STAND_INS:
             raise
         finding = _finding("warning", f"not measured on {payload['runtime']}: {error.message}; "
-                           "outputs were compared on LiteRT's CPU kernels", error.hint)
+                           f"outputs were compared on {SAID[STAND_INS[payload['runtime']]]}",
+                           error.hint)
     payload = payload | {"runtime": STAND_INS[payload["runtime"]]}
     session = open_session(payload["artifact"], payload["runtime"], threads, payload["names"])
     return session, payload, [finding]
@@ -118,11 +122,11 @@ def _open(payload: dict) -> tuple[Any, dict, list[dict]]:
 
 def _unmeasured(runtime: str, error: MissingExtra) -> dict:
     """What `run` tells where there is no such runtime: that is no fault of the artifact."""
-    why = f"not measured: {error.message}"
-    measured = Measurement("snr", "dB", (), why).to_dict()
+    measured = Measurement("snr", "dB", (), error.unmeasured).to_dict()
+    finding = _finding("warning", f"not run on {runtime}: {error.message}; that it was converted "
+                       "proves nothing", error.hint) | {"about": "runtime"}
     return {"measurements": [measured], "task": None, "io": {"inputs": [], "outputs": []},
-            "findings": [_finding("warning", f"not run on {runtime}: {error.message}; that it was "
-                                  "converted proves nothing", error.hint)]}
+            "findings": [finding]}
 
 
 def outputs(payload: dict, progress) -> dict:

@@ -147,9 +147,8 @@ def _run_board(device: Device, model: Path, inputs: Path, told: dict) -> dict:
     else:
         ssh = shutil.which("ssh")
         if not ssh:
-            error = MissingExtra("ssh", "all")
-            error.hint = "install an SSH client (Debian: apt-get install openssh-client)"
-            raise error
+            raise MissingExtra("ssh", "all", hint="install an SSH client (Debian: apt-get install "
+                               "openssh-client)")
         port = ["-p", str(device.port)] if device.port else []
         extra = shlex.split(os.environ.get("TFCOMPRESS_SSH_OPTIONS", ""))
         command = [ssh, "-T", "-o", "BatchMode=yes", "-o",
@@ -272,9 +271,8 @@ def _adb(device: Device, model: Path, threads: int) -> dict:
     """The makers' own `benchmark_model` on a phone; it reports one mean, not single runs."""
     adb = shutil.which("adb")
     if not adb:
-        error = MissingExtra("adb", "all")
-        error.hint = "install Android's platform-tools and put adb on PATH"
-        raise error
+        raise MissingExtra("adb", "all",
+                           hint="install Android's platform-tools and put adb on PATH")
     binary = os.environ.get(BENCHMARK_MODEL, "")
     if not Path(binary).is_file():
         raise TargetError(

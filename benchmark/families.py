@@ -20,11 +20,14 @@ FAMILIES = {
     "onnx": ("ONNX Runtime on the CPU", "ONNX Runtime"),
     "keras": ("TensorFlow", "TensorFlow"),
     "gpu": ("LiteRT on the GPU", "GPU"),
+    "onnx-gpu": ("ONNX Runtime on the GPU", "ONNX GPU"),
     "web": ("the browser", "browser"),
     "npu": ("accelerators and microcontrollers", "accelerator"),
 }
 BY_RUNTIME = {"litert": "litert", "onnxruntime": "onnx", "keras": "keras", "tensorflow": "keras",
-              "litert-gpu": "gpu", "litert-js": "web", "tfjs": "web"}
+              "onnxruntime-cuda": "onnx-gpu", "onnxruntime-tensorrt": "onnx-gpu",
+              "litert-gpu": "gpu", "litert-js": "web", "tfjs": "web",
+              "onnxruntime-web": "web"}
 BY_FORMAT = {"tflite": "litert", "onnx": "onnx", "keras": "keras", "saved-model": "keras",
              "tfjs": "web"}
 # Of an accelerator, the first that was measured or estimated.

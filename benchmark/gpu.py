@@ -134,9 +134,8 @@ class LitertGpu(Session):
         try:
             from ai_edge_litert.compiled_model import CompiledModel, HardwareAccelerator
         except ImportError:
-            error = MissingExtra("ai-edge-litert", "all")
-            error.hint = "pip install 'ai-edge-litert>=2.1'"
-            raise error from None
+            raise MissingExtra("ai-edge-litert", "all",
+                               hint="pip install 'ai-edge-litert>=2.1'") from None
         gpu, cpu = HardwareAccelerator.GPU, HardwareAccelerator.CPU
         with _printed() as said:
             try:
@@ -246,12 +245,9 @@ def _adapter() -> tuple[str, bool]:
 
 
 def _no_adapter() -> MissingExtra:
-    error = MissingExtra("a Vulkan driver", "all")
-    error.message = "no Vulkan adapter"
-    error.args = (error.message,)
-    error.hint = ("install the GPU's driver with Vulkan; Chromium's software adapter does for "
-                  "checking (Debian: apt-get install chromium)")
-    return error
+    return MissingExtra("a Vulkan driver", "all", "no Vulkan adapter",
+                        "install the GPU's driver with Vulkan; Chromium's software adapter does "
+                        "for checking (Debian: apt-get install chromium)")
 
 
 def _left(printed: str, tensors: set[str]) -> list[dict]:

@@ -33,7 +33,7 @@ THREADED = ("latency_threads",)
 # Modules to import; keras where a runtime is not named.
 WARM = {"litert": ["numpy.random", "ai_edge_litert.interpreter"],
         "onnxruntime": ["numpy.random", "onnxruntime"], "tfjs": ["numpy"]}
-IN_BROWSER = ("litert-js", "tfjs")  # timed in the page; their memory is the browser's
+IN_BROWSER = ("litert-js", "tfjs", "onnxruntime-web")  # timed in the page; memory is its own
 # Starting these again for N threads costs more than it tells.
 ONCE = ("keras", "tensorflow", "litert-gpu", *IN_BROWSER)
 
@@ -128,7 +128,7 @@ class _Lane:
         try:
             then(self.child.call(function, payload))
         except TfcompressError as error:
-            self.failure = f"not measured: {error.message}"
+            self.failure = error.unmeasured
 
     def measurements(self, first: bool) -> list[Measurement]:
         names = [n for n in NAMES if (n in THREADED) != first]

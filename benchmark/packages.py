@@ -37,11 +37,9 @@ def find() -> Path:
         MissingExtra: They have not been fetched.
     """
     if not (folder() / "whole").is_file():
-        error = MissingExtra("the browser runtimes", "browser")
-        error.message = "the browser runtimes (LiteRT.js, TensorFlow.js) are not there"
-        error.args = (error.message,)
-        error.hint = COMMAND
-        raise error
+        raise MissingExtra("the browser runtimes", "browser",
+                           "the browser runtimes (LiteRT.js, TensorFlow.js, ONNX Runtime Web) "
+                           "are not there", COMMAND)
     return folder()
 
 
@@ -57,9 +55,8 @@ def fetch(progress: Callable[[float | None, str], None] = lambda *_: None) -> Pa
         return target
     npm = shutil.which("npm")
     if not npm:
-        error = MissingExtra("npm", "browser")
-        error.hint = "install Node.js with npm (apt-get install npm, or brew install node)"
-        raise error
+        raise MissingExtra("npm", "browser", hint="install Node.js with npm (apt-get install npm, "
+                           "or brew install node)")
     pinned = json.loads(PINNED.read_text())
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as work:

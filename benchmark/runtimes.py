@@ -8,6 +8,7 @@ Adding a runtime is one class here and one line in `RUNTIMES`.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -266,8 +267,9 @@ class Onnx(Session):
         runtime = onnxruntime_module()
         missing = set(self.PROVIDERS[:1]) - set(runtime.get_available_providers())
         if missing:
-            raise ModelError(f"this ONNX Runtime has no {missing.pop()}",
-                             "pip install onnxruntime-gpu in the place of onnxruntime")
+            raise MissingExtra("onnxruntime-gpu", "onnx",
+                               f"this ONNX Runtime has no {missing.pop()}",
+                               "pip install onnxruntime-gpu in the place of onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -279,8 +281,9 @@ class Onnx(Session):
         except Exception as error:  # its own classes, one for each status
             raise _refused(path, "ONNX Runtime", error) from None
         if self._session.get_providers()[0] != self.PROVIDERS[0]:
-            raise ModelError(f"{self.PROVIDERS[0]} does not start on this machine",
-                             "check the driver, and the versions of CUDA and cuDNN")
+            raise MissingExtra("CUDA", "onnx",
+                               f"{self.PROVIDERS[0]} does not start on this machine",
+                               "check the driver, and the versions of CUDA and cuDNN")
         ends = self._session.get_inputs(), self._session.get_outputs()
         self.inputs, self.outputs = (
             [_spec(t.name, [n if isinstance(n, int) else None for n in t.shape],
@@ -347,12 +350,13 @@ def _on_gpu(path: str, threads: int) -> Session:
     return LitertGpu(path, threads)
 
 
+# Runtimes of browsers, and the modules of `web/` that drive them.
+PAGES = {"litert-js": "litert", "tfjs": "tfjs", "onnxruntime-web": "onnx"}
 RUNTIMES: dict[str, Callable[[str, int], Session]] = {
     "litert-gpu": _on_gpu,
     **{f"{name}-{backend}": _in_browser(runtime, backend)
-       for name, runtime in (("litert-js", "litert"), ("tfjs", "tfjs"))
-       for backend in ("wasm", "webgl", "webgpu")},
-    "litert-js": _in_browser("litert", "wasm"), "tfjs": _in_browser("tfjs", "wasm"),
+       for name, runtime in PAGES.items() for backend in ("wasm", "webgl", "webgpu")},
+    **{name: _in_browser(runtime, "wasm") for name, runtime in PAGES.items()},
     "litert": Litert, "keras": Keras, "tensorflow": TensorFlow, "onnxruntime": Onnx,
     "onnxruntime-cuda": OnnxCuda, "onnxruntime-tensorrt": OnnxTensorRT,
 }
@@ -363,7 +367,7 @@ def there(runtime: str) -> list[str]:
 
     Empty for runtimes that come with the package.
     """
-    if runtime.startswith(("litert-js", "tfjs")):
+    if runtime.startswith(tuple(PAGES)):
         from . import browser, packages
 
         found = []
@@ -373,6 +377,8 @@ def there(runtime: str) -> list[str]:
             except MissingExtra as error:
                 found.append(error.message)
         return found
+    if runtime.startswith("onnxruntime"):
+        return [f"onnxruntime: {importlib.util.find_spec('onnxruntime') is not None}"]
     if runtime == "litert-gpu":
         from . import gpu
 
@@ -420,9 +426,7 @@ def litert_module():
         from tflite_runtime import interpreter
         return interpreter
     except ImportError:
-        error = MissingExtra("ai-edge-litert", "all")
-        error.hint = "pip install ai-edge-litert"
-        raise error from None
+        raise MissingExtra("ai-edge-litert", "all", hint="pip install ai-edge-litert") from None
 
 
 def onnxruntime_module():

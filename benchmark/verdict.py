@@ -16,7 +16,8 @@ def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False
     """The row as `rejected` where it loses more, is larger or holds operators it must not have.
 
     An artifact that has collapsed (a finding of level `error`) is rejected too, except on random
-    data. An SNR below the target's is a warning, and with `strict` a reason to reject.
+    data. An SNR below the target's is a warning, and with `strict` a reason to reject; so is a loss
+    that could not be measured because this machine lacks the runtime.
     """
     if row.status != "ok":
         return row
@@ -36,7 +37,15 @@ def judge(row: Row, target: Target, max_drop: float | None, strict: bool = False
             row = dataclasses.replace(row, findings=(*row.findings, finding))
     if max_drop is not None:
         found = loss(row)
-        if found is None:
+        absent = next((f for f in row.findings if f.get("about") == "runtime"), None)
+        if found is None and absent:
+            text = "its loss was not measured, so nothing says whether it is within --max-drop"
+            if strict:
+                problems.append((text, absent["advice"]))
+            else:
+                finding = {"level": "warning", "text": text, "advice": absent["advice"]}
+                row = dataclasses.replace(row, findings=(*row.findings, finding))
+        elif found is None:
             problems.append(
                 (
                     "its loss was not measured: there are neither labels nor classes",

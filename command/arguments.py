@@ -226,8 +226,8 @@ def parser() -> Parser:
         parents=[shared],
         help="fetch what browser targets need",
         description="Fetch what browser targets need, pinned and checked, into the cache: "
-        "LiteRT.js and TensorFlow.js by npm, and the converter of tensorflowjs by pip. Chromium or "
-        "Chrome is taken from this machine.",
+        "LiteRT.js, TensorFlow.js and ONNX Runtime Web by npm, and the converter of tensorflowjs "
+        "by pip. Chromium or Chrome is taken from this machine.",
         epilog=examples("setup browser"),
     )
     setup.add_argument("kind", choices=["browser"], help="browser")

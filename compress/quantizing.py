@@ -41,6 +41,10 @@ class Source:
             return replace(self, reference=self.rounded)
         return replace(self, learned={}) if self.learned else self
 
+    def make(self, target: dict) -> dict:
+        """A target's file, as `told` gives it."""
+        raise NotImplementedError
+
     def measure(self) -> dict:
         """Smallest and largest value of each tensor, (samples, 2)."""
         raise NotImplementedError
@@ -66,13 +70,12 @@ class Source:
         return {n: v for n, v in found.items() if n in self.judged} or found
 
 
-def every(payload: dict, source: Source, make: Callable, ending: str, progress: Progress) -> dict:
+def every(payload: dict, source: Source, ending: str, progress: Progress) -> dict:
     """A file for each target of a payload, each written whole or not at all.
 
     Args:
         payload: `targets`, `out` and `strict` of the `run` that calls this.
-        source: What its float file is.
-        make: From a source and a target to `{"model": bytes, "fallbacks", ...}`.
+        source: What its float file is, or anything else with its `make` and `summary`.
         ending: Of the files' names.
         progress: Called with "target:<name>" before each target.
 
@@ -87,7 +90,7 @@ def every(payload: dict, source: Source, make: Callable, ending: str, progress: 
         progress(None, f"target:{name}")
         start = time.perf_counter()
         try:
-            result = make(source.aim_at(target), target)
+            result = source.make(target)
             if payload.get("strict") and result["fallbacks"]:
                 raise _refusal(name, result["fallbacks"])
             path = out / f"{name}{ending}"

@@ -1,4 +1,4 @@
-"""What is run on a finished int8 file for an accelerator: one table, one form of answer.
+"""What is run on a finished file for an accelerator or the web: one table, one form of answer.
 
     compile({"path": "m.tflite", "out": "folder", "target": target.to_dict()}, progress)
 
@@ -8,6 +8,7 @@ and one in `targets.COMPILERS`.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from .. import tflite
@@ -15,6 +16,9 @@ from . import edgetpu, micro, vela, web
 
 COMPILERS = {"edgetpu": edgetpu.compile, "vela": vela.compile, "micro": micro.compile,
              "web": web.compile}
+# Whether the machine has what a compiler needs: a result depends on it.
+THERE = {"edgetpu": lambda: bool(shutil.which(edgetpu.TOOL)), "vela": vela.there,
+         "micro": micro.there}
 LIMITS = {"ram_bytes": ("ram", "RAM"), "flash_bytes": ("flash", "flash")}
 
 
@@ -34,7 +38,6 @@ def compile(payload: dict, progress) -> dict:
             the CPU.
 
     Raises:
-        MissingExtra: The compiler is a Python package that is not installed.
         TargetError: The compiler fails, or the file is not one for it.
         ModelError: The file cannot be read as TFLite.
     """
@@ -42,10 +45,17 @@ def compile(payload: dict, progress) -> dict:
     progress(None, f"compile for {target['name']}")
     Path(payload["out"]).mkdir(parents=True, exist_ok=True)
     found = COMPILERS[target["compiler"]](payload["path"], payload["out"], target)
-    layers = tflite.layer_names(tflite.load(payload["path"]))
-    found["fallbacks"] = [f | {"layer": layers.get(f["tensor"], "")} for f in found["fallbacks"]]
+    if found["fallbacks"]:
+        layers = tflite.layer_names(tflite.load(payload["path"]))
+        found["fallbacks"] = [f | {"layer": layers.get(f["tensor"], "")}
+                              for f in found["fallbacks"]]
     found["findings"] = [*over_limits(found["measurements"], target), *found["findings"]]
     return found
+
+
+def there(compiler: str) -> list[str]:
+    """What decides whether this machine has a compiler, as `benchmark.runtimes.there` says it."""
+    return [f"{compiler}: {THERE[compiler]()}"] if compiler in THERE else []
 
 
 def over_limits(measurements: list[dict], target: dict) -> list[dict]:

@@ -23,6 +23,9 @@ TOOL = "edgetpu_compiler"
 CUSTOM = "edgetpu-custom-op"
 SECONDS = 600
 WARM, RUNS = 5, 50
+INSTALL = "install the Edge TPU compiler (Debian, x86-64)"
+NO_DEVICE = ("no Edge TPU; connect one and install its runtime (Debian: apt-get install "
+             "libedgetpu1-std, from Coral's repository)")
 
 
 def predict(path: str | Path, multiple_subgraphs: bool = False) -> dict:
@@ -157,7 +160,7 @@ def compile(path: str, out_folder: str, target: dict) -> dict:
     if tool:
         made, log = _run(tool, path, out_folder, several)
     where = mapping(path, made) if made else [p["where"] for p in guess["ops"]]
-    device = latency(made) if made else {"values": [], "why": "no Edge TPU"}
+    device = latency(made) if made else {"values": [], "why": f"{TOOL} is not on PATH; {INSTALL}"}
     return {
         "path": str(made) if made else None,
         "files": [],
@@ -238,7 +241,7 @@ def latency(compiled: str | Path) -> dict:
     if done.returncode:
         lines = (done.stderr or "no reason given").strip().splitlines()
         absent = "libedgetpu" in done.stderr
-        return {"values": [], "why": "no Edge TPU" if absent else f"it failed: {lines[-1]}"}
+        return {"values": [], "why": NO_DEVICE if absent else f"it failed: {lines[-1]}"}
     found = re.findall(r"^ms ([0-9.e+-]+)$", done.stdout, re.MULTILINE)
     return {"values": [float(v) for v in found[WARM:]], "why": ""}
 
@@ -317,7 +320,7 @@ def _findings(guess: dict, where: list[str], log: dict | None) -> list[dict]:
         found.append(finding(
             "info",
             f"not compiled: {TOOL} is not on PATH; the file is the one to give it",
-            f"install the Edge TPU compiler (Debian, x86-64) and run {TOOL} -s FILE.tflite",
+            f"{INSTALL} and run {TOOL} -s FILE.tflite",
         ))
     if guess["problem"] and log is None:
         found.append(finding("error", f"the Edge TPU compiler will refuse it: {guess['problem']}"))

@@ -19,12 +19,14 @@ import tomllib
 from pathlib import Path
 
 from .. import tflite
+from ..errors import MissingExtra
 
 SECONDS = 600
 SAMPLES = 4
 SLOW_MACS = 50_000_000  # above it one sample: the reference kernels are slow
 MOST_STEPS = 2
 BYTES_PER_LINE = 12
+ABSENT = MissingExtra("tflite-micro", "micro")
 
 
 @functools.cache
@@ -186,6 +188,11 @@ model.print_allocations()
 """
 
 
+def there() -> bool:
+    """Whether TFLite Micro's own interpreter is installed."""
+    return importlib.util.find_spec("tflite_micro") is not None
+
+
 def run(path: str, guess: int) -> dict | None:
     """Run a model by TFLite Micro's reference kernels, and the same inputs by LiteRT.
 
@@ -198,7 +205,7 @@ def run(path: str, guess: int) -> dict | None:
         largest between its outputs and LiteRT's, in steps of the output's integers, on `samples`
         random inputs; `error`: empty where it ran. None where `tflite-micro` is not installed.
     """
-    if importlib.util.find_spec("tflite_micro") is None:
+    if not there():
         return None
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         model = tflite.load(path)
@@ -316,7 +323,7 @@ def _measurements(path: str, guess: int, real: dict | None) -> list[dict]:
     if real and not real["error"]:
         ram = record("ram", "bytes", [float(real["total"])], "arena, measured by TFLite Micro")
     else:
-        why = "tflite-micro is not installed" if real is None else real["error"]
+        why = f"{ABSENT.message}; {ABSENT.hint}" if real is None else real["error"]
         ram = record("ram", "bytes", [float(guess)], f"arena, estimate; not measured: {why}")
     size = float(Path(path).stat().st_size)
     flash = record("flash", "bytes", [size], "the model alone, without TFLite Micro's code")
@@ -340,6 +347,12 @@ def _findings(ops: list[dict], real: dict | None) -> list[dict]:
             "level": "error",
             "text": f"TFLite Micro does not run this file: {real['error']}",
             "advice": "the operation that it names is there, but not with these types or shapes",
+        })
+    if real is None:
+        found.append({
+            "level": "info",
+            "text": f"not run by TFLite Micro: {ABSENT.message}; the arena is an estimate",
+            "advice": ABSENT.hint,
         })
     if real and not real["error"] and real["difference"] > MOST_STEPS:
         found.append({

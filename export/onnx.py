@@ -8,6 +8,7 @@ outputs, in its order, and its free dimensions.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -75,7 +76,8 @@ def to_onnx(model, path: str | Path, *, inputs: Sequence[TensorSpec],
 
     Raises:
         TargetError: No route gives a file that ONNX Runtime can run, or the opset is not known.
-        MissingExtra: tf2onnx, onnx, onnxslim or onnxruntime is not installed.
+        MissingExtra: tf2onnx, onnx or onnxslim is not installed. Without ONNX Runtime the first
+            file that a route gives is taken unchecked, and `snr_db` is None.
     """
     require()
     opset = OPSET if opset is None else opset
@@ -83,7 +85,9 @@ def to_onnx(model, path: str | Path, *, inputs: Sequence[TensorSpec],
         raise TargetError(f"opset {opset} cannot be written",
                           f"give {OPSETS.start} to {OPSETS.stop - 1}")
     inputs = [_batched(s, batch) for s in tflite._narrow(inputs)]
-    check = check or tflite._reference(model, [_sized(s) for s in inputs], outputs, lower)
+    checked = importlib.util.find_spec("onnxruntime") is not None
+    if checked:
+        check = check or tflite._reference(model, [_sized(s) for s in inputs], outputs, lower)
     tried: dict[str, str] = {}
     best = None
     for name, route in ROUTES.items():
@@ -95,7 +99,7 @@ def to_onnx(model, path: str | Path, *, inputs: Sequence[TensorSpec],
         progress(None, f"route:{name}")
         try:
             rewrites, content = _convert(model, specs, outputs, lower, route.lowering, opset)
-            snr = agreement(content, specs, outputs, *check)
+            snr = agreement(content, specs, outputs, *check) if checked else math.inf
         except Exception as error:  # converter and runtime raise whatever they like
             tried[name] = tflite._first_line(error)
             continue
@@ -111,16 +115,14 @@ def to_onnx(model, path: str | Path, *, inputs: Sequence[TensorSpec],
     tflite._write(path, content)
     tried.pop(name, None)
     sizes = {s.shape[0] for s in specs if s.shape}
-    return {"route": name, "snr_db": "inf" if snr == math.inf else float(snr),
-            "rewrites": rewrites, "tried": tried, "opset": opset,
+    worst = None if not checked else "inf" if snr == math.inf else float(snr)
+    return {"route": name, "snr_db": worst, "rewrites": rewrites, "tried": tried, "opset": opset,
             "batch": next(iter(sizes)) if len(sizes) == 1 else None}
 
 
 def require() -> None:
-    """Raises MissingExtra naming the first package of the extra `onnx` that is not installed."""
-    import importlib.util
-
-    for package in ("onnx", "tf2onnx", "onnxruntime", "onnxslim"):
+    """Raises MissingExtra naming the first package that conversion needs and that is not there."""
+    for package in ("onnx", "tf2onnx", "onnxslim"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "onnx")
 

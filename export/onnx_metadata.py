@@ -58,6 +58,25 @@ def read(path: str | Path) -> dict:
                          "make the file again") from None
 
 
+def ends(path: str | Path) -> dict[str, list[dict]]:
+    """`{"inputs": [{"name", "shape", "dtype"}], "outputs": [...]}`; None where a size is free.
+
+    Raises:
+        ModelError: The file is not ONNX.
+    """
+    from onnx import helper
+
+    def told(value) -> dict:
+        kind = value.type.tensor_type
+        return {"name": value.name, "dtype": helper.tensor_dtype_to_np_dtype(kind.elem_type).name,
+                "shape": [d.dim_value or None for d in kind.shape.dim]}
+
+    graph = _load(Path(path)).graph
+    weights = {w.name for w in graph.initializer}
+    return {"inputs": [told(v) for v in graph.input if v.name not in weights],
+            "outputs": [told(v) for v in graph.output]}
+
+
 def _load(path: Path):
     try:
         import onnx

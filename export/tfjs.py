@@ -76,18 +76,14 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if uv := shutil.which("uv"):
         return [uv, "pip"]
-    error = MissingExtra("pip", "browser")
-    error.hint = "python -m ensurepip"
-    raise error
+    raise MissingExtra("pip", "browser", hint="python -m ensurepip")
 
 
 @contextlib.contextmanager
 def _converter() -> Iterator[Any]:
     """The converter's module; its package's own `__init__`, which imports JAX, is not run."""
     if not (folder() / "tensorflowjs").is_dir():
-        error = MissingExtra("tensorflowjs", "browser")
-        error.hint = "tfcompress setup browser"
-        raise error
+        raise MissingExtra("tensorflowjs", "browser", hint="tfcompress setup browser")
     before = dict(sys.modules)
     for name in ("tensorflowjs", "tensorflowjs.converters"):
         module = types.ModuleType(name)

@@ -62,6 +62,8 @@ def to_tflite(model, path: str | Path, *, inputs: Sequence[TensorSpec],
     Raises:
         TargetError: No route gives a file that the runtime can run.
     """
+    from ai_edge_litert import interpreter  # noqa: F401  (absent: told as such, not per route)
+
     check = check or _reference(model, inputs, outputs, lower)
     tried: dict[str, str] = {}
     best = None

@@ -161,7 +161,8 @@ def _section(part: str, kind: dict, facts: dict) -> str:
         values["page"] = ("The page loads TensorFlow.js before that module, as "
                           f"`{values['folder']}/index.html` does.")
     elif part == "javascript_web":
-        values["page"] = ("The page maps `@litertjs/core` to its file, as "
+        package = "onnxruntime-web" if target["format"] == "onnx" else "@litertjs/core"
+        values["page"] = (f"The page maps `{package}` to its file, as "
                           f"`{values['folder']}/index.html` does; a bundler does it by itself.")
     if part == "cpp_micro":
         values |= {"array": target["options"].get("array", "g_model"),

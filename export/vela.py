@@ -42,15 +42,15 @@ def compile(path: str, out_folder: str, target: dict) -> dict:
             `memory_mode`, `config` and `optimise` ("Size" or "Performance").
 
     Returns:
-        See `compilers.compile`. `path` is the compiled `<name>_vela.tflite`.
+        See `compilers.compile`. `path` is the compiled `<name>_vela.tflite`; without Vela it is
+        None: the int8 file, which Vela takes, stays the artifact.
 
     Raises:
-        MissingExtra: Vela is not installed.
         TargetError: Vela cannot compile the file, or puts nothing of it on the NPU.
         ModelError: The file cannot be read as TFLite.
     """
-    if importlib.util.find_spec("ethosu") is None:
-        raise MissingExtra("ethos-u-vela", "ethos-u")
+    if not there():
+        return _uncompiled(MissingExtra("ethos-u-vela", "ethos-u"), target)
     ops = tflite.operations(tflite.load(path))
     _refuse(ops)
     told = _run(path, out_folder, target.get("options", {}))
@@ -71,6 +71,31 @@ def compile(path: str, out_folder: str, target: dict) -> dict:
         "measurements": _measurements(found, by),
         "findings": _findings(found, target),
         "fallbacks": [_fallback(op, ops) for op in refused(told)],
+    }
+
+
+def there() -> bool:
+    """Whether Vela is installed."""
+    return importlib.util.find_spec("ethosu") is not None
+
+
+def _uncompiled(missing: MissingExtra, target: dict) -> dict:
+    """The answer where there is no Vela: nothing is estimated, and the int8 file is shipped."""
+    return {
+        "path": None,
+        "files": [],
+        "measurements": [
+            {"name": name, "unit": unit, "values": [], "note": missing.unmeasured}
+            for name, unit in (("npu_latency_estimate", "ms"), ("npu_ops", "share"),
+                               ("ram", "bytes"), ("flash", "bytes"))
+        ],
+        "findings": [{
+            "level": "warning",
+            "text": f"not compiled for {target['options']['accelerator']}: {missing.message}; "
+            "the int8 file is the one to give to Vela",
+            "advice": missing.hint,
+        }],
+        "fallbacks": [],
     }
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, tflite
+from . import onnx_metadata
 
 DEMO = Path(__file__).with_name("demo")
 RUNTIMES = {
     "litert": {"@litertjs/core": "2.5.3"},
     "tfjs": {"@tensorflow/tfjs": "4.22.0", "@tensorflow/tfjs-backend-wasm": "4.22.0",
              "@tensorflow/tfjs-backend-webgpu": "4.22.0"},
+    "onnx": {"onnxruntime-web": "1.30.0"},
 }
 IMPORTS = {
     "litert": """<script type="importmap">{"imports": {
@@ -25,6 +27,10 @@ IMPORTS = {
   "@litertjs/wasm-utils": "./node_modules/@litertjs/wasm-utils/dist/index.js"
 }}</script>""",
     "tfjs": '<script src="./node_modules/@tensorflow/tfjs/dist/tf.min.js"></script>',
+    "onnx": """<script type="importmap">{"imports": {
+  "onnxruntime-web/wasm": "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
+  "onnxruntime-web/webgpu": "./node_modules/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs"
+}}</script>""",
 }
 
 
@@ -32,7 +38,7 @@ def write(folder: str | Path, runtime: str, about: dict[str, Any], name: str = "
     """Write `index.html`, `model.js` and `package.json` into an artifact's folder.
 
     Args:
-        folder: It holds `model.tflite` or `model.json` already.
+        folder: It holds `model.tflite`, `model.onnx` or `model.json` already.
         runtime: A key of `RUNTIMES`.
         about: `{"inputs": [{"name", "shape", "dtype"}], "outputs": [...]}`; for TensorFlow.js also
             `tensor`, the name in the graph.
@@ -59,13 +65,14 @@ def _script(value: Any) -> str:
 
 
 def compile(path: str | Path, out_folder: str | Path, target: dict) -> dict:
-    """A .tflite with what a web page needs to run it by LiteRT.js (see `export.compilers`)."""
+    """A .tflite or .onnx with what a web page needs to run it (see `export.compilers`)."""
     folder = Path(out_folder) / target["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, folder / "model.tflite")
-    inside = tflite.describe(path)
+    suffix = Path(path).suffix
+    shutil.copyfile(path, folder / f"model{suffix}")
+    inside = onnx_metadata.ends(path) if suffix == ".onnx" else tflite.describe(path)
     keys = ("name", "shape", "dtype")
     about = {side: [{k: t[k] for k in keys} for t in inside[side]]
              for side in ("inputs", "outputs")}
-    write(folder, "litert", about, target["name"])
+    write(folder, "onnx" if suffix == ".onnx" else "litert", about, target["name"])
     return {"path": str(folder), "files": [], "measurements": [], "findings": [], "fallbacks": []}

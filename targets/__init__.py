@@ -16,7 +16,8 @@ from ..errors import UsageError
 
 FORMATS = ("keras", "saved-model", "tflite", "onnx", "tfjs")
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8", "int16x8", "int4", "uint8")
-RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime", "litert-js", "tfjs", "litert-gpu")
+RUNTIMES = ("litert", "keras", "tensorflow", "onnxruntime", "litert-js", "tfjs", "litert-gpu",
+            "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-web")
 IO_DTYPES = ("float32", "int8", "uint8", "int16")
 # What is run on the finished file, and which options each takes.
 COMPILERS = {

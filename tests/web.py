@@ -34,7 +34,7 @@ def needs_browser() -> None:
     except MissingExtra as error:
         pytest.skip(f"{error.message}: {error.hint}")
     if not shutil.which("npm"):
-        pytest.skip("there is no npm to fetch LiteRT.js and TensorFlow.js with")
+        pytest.skip("there is no npm to fetch the browser runtimes with")
 
 
 CLICK = """<script type="module">

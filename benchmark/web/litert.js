@@ -1,5 +1,6 @@
 // LiteRT.js: a .tflite in the browser, on WebAssembly or WebGPU.
 import {loadLiteRt, loadAndCompile, getWebGpuDevice, Tensor} from "@litertjs/core";
+import {named} from "/adapter.js";
 
 let runtime;
 
@@ -9,9 +10,7 @@ export async function load(url, backend) {
   const model = await loadAndCompile(url, {accelerator: backend});
   let adapter = "";
   if (backend === "webgpu") {
-    const info = (await getWebGpuDevice())?.adapterInfo;
-    adapter = [info?.vendor, info?.architecture, info?.device, info?.description]
-        .filter(Boolean).join(" ");
+    adapter = named((await getWebGpuDevice())?.adapterInfo);
   }
   return {model, backend, adapter};
 }

@@ -1,4 +1,6 @@
 // TensorFlow.js: a GraphModel on its wasm, webgl, webgpu or cpu backend.
+import {named} from "/adapter.js";
+
 const scripts = {
   wasm: "/packages/@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.min.js",
   webgpu: "/packages/@tensorflow/tfjs-backend-webgpu/dist/tf-backend-webgpu.min.js",
@@ -33,9 +35,7 @@ export async function load(url, backend) {
     adapter = info ? gl.getParameter(info.UNMASKED_RENDERER_WEBGL) : "unknown";
   }
   if (backend === "webgpu") {
-    const info = (await navigator.gpu.requestAdapter())?.info;
-    adapter = [info?.vendor, info?.architecture, info?.device, info?.description]
-        .filter(Boolean).join(" ");
+    adapter = named((await navigator.gpu.requestAdapter())?.info);
   }
   return {model, adapter};
 }

@@ -168,6 +168,19 @@ def probe(model, names: list[str]) -> Runner:
     return Runner(dump(copy), optimize=False, outputs=names)
 
 
+def runtime():
+    """The module onnxruntime.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtra("onnxruntime", "onnx") from None
+    return onnxruntime
+
+
 class Runner:
     """A session that takes and gives real numbers by name.
 
@@ -178,10 +191,7 @@ class Runner:
     """
 
     def __init__(self, model: bytes, optimize: bool = True, outputs: list[str] | None = None):
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtra("onnxruntime", "onnx") from None
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(os.cpu_count() or 1, 4)
         options.log_severity_level = 4

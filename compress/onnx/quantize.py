@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import DataError, TargetError
+from ...errors import DataError, MissingExtra, TargetError
 from .. import quantizing
 from ..tflite import calibrate, mixed
 from . import graph as og
@@ -42,11 +42,40 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
     Raises:
         ModelError: The float file cannot be read.
         DataError: The samples cannot be read.
-        MissingExtra: onnx or onnxruntime is not installed.
+        MissingExtra: onnx is not installed.
     """
-    return quantizing.every(
-        payload, Source.open(payload, progress), lambda source, t: Job(source, t).make(), ".onnx",
-        progress)
+    try:
+        og.runtime()
+    except MissingExtra as error:
+        source = Unproved(payload["float"], error)
+    else:
+        source = Source.open(payload, progress)
+    return quantizing.every(payload, source, ".onnx", progress)
+
+
+class Unproved:
+    """The float file where there is no ONNX Runtime: only what needs no run can be made of it."""
+
+    WITHOUT = ("none", "int4")
+
+    def __init__(self, path: str, missing: MissingExtra):
+        self.path, self.missing = Path(path), missing
+
+    def make(self, target: dict) -> dict:
+        kind = target["quantization"]
+        if kind not in self.WITHOUT:
+            raise MissingExtra("onnxruntime", "onnx", f"{self.missing.message}, which makes {kind} "
+                               "files", self.missing.hint)
+        content = self.path.read_bytes()
+        if kind != "none":
+            model = og.load(self.path)
+            plan = {n: ladder[0] for n, ladder in plans.ladders(model, kind, set()).items()}
+            content = plans.build(model, plan, {})
+        said = f"neither checked nor adapted when it was made: {self.missing.message}"
+        return quantizing.told(content, [], [said], {})
+
+    def summary(self) -> dict:
+        return {"samples": 0, "seconds": 0.0, "random": False}
 
 
 @dataclass(kw_only=True)
@@ -83,6 +112,10 @@ class Source(quantizing.Source):
 
     def measure(self) -> dict:
         return og.extremes(self.model, self.samples, self.progress)
+
+    def make(self, target: dict) -> dict:
+        """A target's file; see `Job.make`."""
+        return Job(self.aim_at(target), target).make()
 
     def ranges(self, how: str) -> dict[str, tuple[float, float]]:
         """`{tensor name: (min, max)}`: learned, over all samples, or the mean of their extremes."""

@@ -44,7 +44,7 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         ModelError: The float file cannot be read.
         DataError: The samples cannot be read.
     """
-    return quantizing.every(payload, Source.open(payload, progress), _make, ".tflite", progress)
+    return quantizing.every(payload, Source.open(payload, progress), ".tflite", progress)
 
 
 @dataclass(kw_only=True)
@@ -84,6 +84,9 @@ class Source(quantizing.Source):
             made.learned = learned.strip(content)[1]
             made.rounded = calibrate.outputs(content, samples, rows)
         return made
+
+    def make(self, target: dict) -> dict:
+        return _make(self.aim_at(target), target)
 
     def measure(self) -> dict:
         return calibrate.calibrate(self.model, self.samples, self.progress)

@@ -32,6 +32,8 @@ RUNTIMES = {
     "onnxruntime": ("ONNX Runtime on the CPU", "`pip install 'tfcompress[onnx]'`"),
     "litert-js": ("LiteRT.js in a headless Chromium", "`tfcompress setup browser`, and Chromium"),
     "tfjs": ("TensorFlow.js in a headless Chromium", "`tfcompress setup browser`, and Chromium"),
+    "onnxruntime-web": ("ONNX Runtime Web in a headless Chromium",
+                        "`tfcompress setup browser`, and Chromium"),
     "litert-gpu": ("LiteRT's GPU delegate (WebGPU on Vulkan)",
                    "installed with tfcompress; a Vulkan driver, or Chromium's"),
 }
@@ -130,8 +132,8 @@ def _facts(t: targets.Target) -> list[tuple]:
             ("inputs and outputs", _ends(t)),
             ("needs `--data`", "yes" if t.needs_data else "only to be judged")]
     if t.format == "tfjs" or t.compiler == "web":
-        rows[0] = ("file", f"{FORMATS['tfjs'] if t.format == 'tfjs' else 'a folder with a .tflite'}"
-                   ", `model.js`, a page and a `package.json`")
+        model = FORMATS["tfjs"] if t.format == "tfjs" else f"a folder with a `model.{t.format}`"
+        rows[0] = ("file", f"{model}, `model.js`, a page and a `package.json`")
     rows += [("run by", f"{runtime}: {install}")]
     if t.backends:
         rows += [("backends", f"judged on {t.backends[0]}"
@@ -169,7 +171,7 @@ def _measured(t: targets.Target) -> str:
     if t.format in ("tflite", "onnx"):
         names += ["parameters", "zeros", "macs"]
     names += COMPARED
-    browser = t.runtime in ("litert-js", "tfjs")
+    browser = t.runtime in ("litert-js", "tfjs", "onnxruntime-web")
     if browser:
         names += IN_PAGES + tuple(f"{what}_{b}" for b in t.backends[1:]
                                   for what in ("snr", "latency"))

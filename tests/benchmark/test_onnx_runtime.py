@@ -5,7 +5,7 @@ import pytest
 from onnxfiles import OnnxFile, cnn
 
 from tfcompress.benchmark.runtimes import RUNTIMES, open_session
-from tfcompress.errors import DataError, ModelError
+from tfcompress.errors import DataError, MissingExtra, ModelError
 
 
 def test_runs_batches_of_any_size(tmp_path):
@@ -47,7 +47,7 @@ def test_a_gpu_that_is_not_there_is_told(tmp_path):
     path = cnn(tmp_path / "m.onnx")
     for name in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
         if RUNTIMES[name].PROVIDERS[0] not in onnxruntime.get_available_providers():
-            with pytest.raises(ModelError, match="no (CUDA|Tensorrt)ExecutionProvider"):
+            with pytest.raises(MissingExtra, match="no (CUDA|Tensorrt)ExecutionProvider"):
                 open_session(path, name)
 
 

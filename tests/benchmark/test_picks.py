@@ -201,8 +201,9 @@ def test_one_artifact_is_no_choice():
 
 @pytest.mark.parametrize(("target", "expected"), [
     ("tflite-int8", "litert"), ("onnx-int8", "onnx"), ("keras", "keras"), ("saved-model", "keras"),
-    ("tflite-gpu", "gpu"), ("litert-js", "web"), ("tfjs", "web"), ("edge-tpu", "npu"),
-    ("ethos-u55-128", "npu"), ("micro", "npu"), ("source", "keras"), ("my-own", "litert"),
+    ("tflite-gpu", "gpu"), ("litert-js", "web"), ("tfjs", "web"), ("onnx-web", "web"),
+    ("edge-tpu", "npu"), ("ethos-u55-128", "npu"), ("micro", "npu"), ("source", "keras"),
+    ("my-own", "litert"),
 ])
 def test_family_of_a_target(target, expected):
     row = samples.row(target, 1000)

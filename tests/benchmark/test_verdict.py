@@ -30,6 +30,15 @@ def test_a_larger_loss_than_allowed_rejects(values, allowed, status):
     assert (judged.error is None) == (status == "ok")
 
 
+def test_a_missing_runtime_rejects_only_with_strict():
+    absent = {"level": "warning", "text": "not run", "advice": "install it", "about": "runtime"}
+    unknown = replace(row(), findings=(absent,))
+    judged = verdict.judge(unknown, INT8, 0.01)
+    assert judged.status == "ok" and "--max-drop" in judged.findings[-1]["text"]
+    assert judged.findings[-1]["advice"] == "install it"
+    assert verdict.judge(unknown, INT8, 0.01, strict=True).status == "rejected"
+
+
 def test_a_targets_own_limits_reject():
     target = replace(INT8, limits={"bytes": 100}, ops={"deny": ["EXP"]})
     assert verdict.judge(row(size=101.0), target, None).status == "rejected"

@@ -227,7 +227,8 @@ def test_without_a_compiler_the_file_itself_stays(tmp_path, monkeypatch):
     assert found["path"] is None
     by_name = {m["name"]: m for m in found["measurements"]}
     assert by_name["npu_latency"]["values"] == []
-    assert by_name["npu_latency"]["note"] == "not measured: no Edge TPU"
+    assert by_name["npu_latency"]["note"].startswith(
+        "not measured: edgetpu_compiler is not on PATH; install")
     assert "estimate" in by_name["npu_latency_estimate"]["note"]
     assert by_name["npu_ops"]["values"] == [0.6]
     assert "not on PATH" in found["findings"][0]["text"]

@@ -19,7 +19,7 @@ from web import conv_file, needs_browser, posted
 from tfcompress import targets
 from tfcompress.benchmark import packages
 from tfcompress.benchmark.runtimes import open_session
-from tfcompress.export import literals, micro, usage, web
+from tfcompress.export import literals, micro, onnx_metadata, usage, web
 
 DATA = Path(__file__).parent.parent / "data"
 INT8, FLOAT = DATA / "digits_int8.tflite", DATA / "digits.tflite"
@@ -132,6 +132,28 @@ def test_the_module_runs_in_a_browser(tmp_path):
     assert np.allclose(said["values"][0], wanted[0], rtol=1e-4, atol=1e-5)
     best = np.argsort(-wanted[0])[:2]
     assert [t["label"] for t in said["top"]] == [labels[i] for i in best]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx-web", "onnx-web-int8"])
+def test_the_module_of_an_onnx_file_runs_in_a_browser(tmp_path, name):
+    needs_browser()
+    file, out = cnn(tmp_path / "m.onnx"), tmp_path / "out"
+    target = targets.load(name).to_dict()
+    web.compile(file, out, target)
+    usage.write(out / "usage", target, name, onnx_metadata.ends(file) | {
+        "labels": [str(i) for i in range(10)]})
+    assert "onnxruntime-web" in (out / "usage" / f"{name}.md").read_text()
+    x = np.random.default_rng(0).normal(size=(1, 8, 12, 12)).astype("f4")
+    page = PAGE.replace("IMPORTS", web.IMPORTS["onnx"]).replace("TARGET", name)
+    page = page.replace("VALUES", json.dumps(x.tolist())).replace("WASM", "[]")
+    (out / "page.html").write_text(page)
+    shutil.copytree(packages.fetch(), out / "node_modules")
+    said = json.loads(posted(out, tmp_path / "profile", "page.html"))
+    assert "error" not in said, said
+    wanted, = open_session(str(file), "onnxruntime").run([x])
+    assert np.allclose(said["values"][0], wanted[0], rtol=1e-4, atol=1e-5)
+    assert said["top"][0]["label"] == str(wanted[0].argmax())
 
 
 @needs_node

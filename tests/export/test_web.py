@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from onnxfiles import cnn
 from web import conv_file, demo_answer, needs_browser
 
 from tfcompress import targets
@@ -39,6 +40,32 @@ def test_names_of_the_model_cannot_close_the_script(folder):
     web.write(folder, "tfjs", about, "Ein Modell <b>")
     assert "</script" not in (folder / "model.js").read_text().lower()
     assert json.loads((folder / "package.json").read_text())["name"] == "ein-modell-b"
+
+
+@pytest.fixture
+def onnx_folder(tmp_path):
+    target = targets.load("onnx-web").to_dict()
+    told = web.compile(cnn(tmp_path / "m.onnx"), tmp_path / "out", target)
+    assert told["path"].endswith("onnx-web") and not told["findings"]
+    return tmp_path / "out/onnx-web"
+
+
+def test_an_onnx_file_comes_with_its_own_runtime(onnx_folder):
+    package = json.loads((onnx_folder / "package.json").read_text())
+    assert package["dependencies"] == {"onnxruntime-web": "1.30.0"}
+    assert (onnx_folder / "model.onnx").is_file()
+    about = re.search(r"about = (\{.*?\});", (onnx_folder / "model.js").read_text(), re.S)[1]
+    assert json.loads(about) == {
+        "inputs": [{"name": "x", "shape": [None, 8, 12, 12], "dtype": "float32"}],
+        "outputs": [{"name": "y", "shape": [None, 10], "dtype": "float32"}]}
+
+
+@pytest.mark.slow
+def test_the_page_of_an_onnx_file_runs_it(onnx_folder, tmp_path):
+    needs_browser()
+    answer = demo_answer(onnx_folder, tmp_path / "demo")
+    assert answer.startswith("x: float32[any,8,12,12] → y: float32[any,10]")
+    assert len(re.findall(r"-?\d+\.\d{4}", answer)) == 10 and answer.endswith(" ms")
 
 
 @pytest.mark.slow
