@@ -34,9 +34,20 @@ worst output over 16 samples that were not calibrated on.
 | = | equal to the last bit |
 
 This page is written by `python tests/performance/matrix.py` from
-[its measurements](compatibility.json), of {date}: {versions}. Weights are random and inputs are
-noise: how much a trained model loses, only its own data tell.
+[its measurements](compatibility.json), of {date}: {versions}.
+Weights are random and inputs are noise: how much a trained model loses, only its own data tell.
 """
+APPLICATIONS = """\
+## keras.applications
+
+16 images calibrate, 8 others judge. Each BatchNormalization has the statistics of these images, and
+shifts that let most values pass: in a deep net of plain random weights each layer multiplies the
+rounding errors of those before, which trained ones do not. A cell left empty was not measured.
+
+"""
+
+
+LATE = "not measured: it takes more than {} seconds"
 
 
 def floor_db(target: str) -> float:
@@ -76,7 +87,7 @@ def render(record: dict) -> str:
     rows = [[f"{name}, {size} px", *_cells(name, found.get(name, {}),
                                            constructs.APPLICATION_TARGETS, notes)]
             for name, size in constructs.APPLICATIONS.items()]  # fmt: skip
-    parts.append("## keras.applications\n\n" + _table(
+    parts.append(APPLICATIONS + _table(
         ["", *map(_short, constructs.APPLICATION_TARGETS)], rows))
     return "\n".join([*parts, *notes.lines()])
 
@@ -104,6 +115,9 @@ def _cells(name: str, found: dict, targets, notes: Notes) -> list[str]:
         if record is None:
             cells.append("")
             continue
+        if "late" in record:
+            cells.append(f"–{notes(LATE.format(record['late']))}")
+            continue
         snr = record.get("snr_db")
         figure = "=" if snr == "inf" else "" if snr is None else f"{max(snr, 0):.0f}"
         if good(record, target):
@@ -113,8 +127,14 @@ def _cells(name: str, found: dict, targets, notes: Notes) -> list[str]:
     return cells
 
 
+def measured(found: dict, names, target: str) -> list[dict]:
+    """The records of a target that have a verdict."""
+    records = (found.get(n, {}).get(target, {"late": 0}) for n in names)
+    return [r for r in records if "late" not in r]
+
+
 def _count(found: dict, names, target: str) -> str:
-    records = [found[n][target] for n in names if target in found.get(n, {})]
+    records = measured(found, names, target)
     return f"{sum(good(r, target) for r in records)} of {len(records)}" if records else ""
 
 
