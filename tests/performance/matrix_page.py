@@ -30,7 +30,7 @@ worst output over 16 samples that were not calibrated on.
 | --- | --- |
 | ✓ | at least 40 dB; for targets with 8-bit numbers at least 20 dB |
 | ◐ | the same, with some operations kept in wider types to get there; the report names them |
-| ✗ | below that, or no artifact: the note says why |
+| ✗ | below that; or no artifact, and the note says why |
 | = | equal to the last bit |
 
 This page is written by `python tests/performance/matrix.py` from
@@ -84,11 +84,13 @@ def render(record: dict) -> str:
         rows = [[label, *_cells(name, found.get(name, {}), constructs.TARGETS, notes)]
                 for name, label in group.items()]  # fmt: skip
         parts.append(f"## {title}\n\n" + _table(["", *map(_short, constructs.TARGETS)], rows))
-    rows = [[f"{name}, {size} px", *_cells(name, found.get(name, {}),
-                                           constructs.APPLICATION_TARGETS, notes)]
-            for name, size in constructs.APPLICATIONS.items()]  # fmt: skip
-    parts.append(APPLICATIONS + _table(
-        ["", *map(_short, constructs.APPLICATION_TARGETS)], rows))
+    targets = constructs.APPLICATION_TARGETS
+    rows = [[f"{name}, {size} px", *_cells(name, found[name], targets, notes)]
+            for name, size in constructs.APPLICATIONS.items() if name in found]  # fmt: skip
+    left = [name for name in constructs.APPLICATIONS if name not in found]
+    parts.append(APPLICATIONS + _table(["", *map(_short, targets)], rows))
+    if left:
+        parts.append(f"Not measured, for the time they take: {', '.join(left)}.\n")
     return "\n".join([*parts, *notes.lines()])
 
 
@@ -123,7 +125,8 @@ def _cells(name: str, found: dict, targets, notes: Notes) -> list[str]:
         if good(record, target):
             cells.append(f"{'◐' if 'wider' in record else '✓'} {figure}")
         else:
-            cells.append(f"✗ {figure}{notes(reason(name, target, record))}")
+            why = reason(name, target, record)
+            cells.append(f"✗ {figure}{notes(why) if why else ''}")
     return cells
 
 
