@@ -215,7 +215,7 @@ def _frozen(function, feeds: list[str], results: list[str]) -> tuple:
         return tf_loader.tf_optimize(feeds, results, graph), tables
 
 
-def _tables(function, graph) -> dict[str, tuple]:
+def _tables(function, graph) -> dict[bytes, tuple]:
     """The contents of the lookup tables that a frozen graph reads, each under its node's name."""
     import tensorflow as tf
 
@@ -224,11 +224,11 @@ def _tables(function, graph) -> dict[str, tuple]:
     nodes, tables = {node.name: node for node in graph.node}, {}
     for node in graph.node:
         name = node.input[0].partition(":")[0] if node.op == "LookupTableFindV2" else ""
-        if name in captured and name not in tables:
+        if name in captured and name.encode() not in tables:
             kinds = [tf.as_dtype(node.attr[key].type) for key in ("Tin", "Tout")]
             found = tf.raw_ops.LookupTableExportV2(
                 table_handle=captured[name], Tkeys=kinds[0], Tvalues=kinds[1])
-            tables[name] = tuple(part.numpy() for part in found)
+            tables[name.encode()] = tuple(part.numpy() for part in found)
             table = nodes[name]
             table.op = "HashTableV2"
             table.ClearField("attr")

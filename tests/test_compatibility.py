@@ -31,7 +31,42 @@ def test_the_page_is_drawn_from_its_data(pages):
 def test_every_failure_says_why(pages):
     for name, found in json.loads(pages.DATA.read_text())["models"].items():
         for target, record in found.items():
-            assert pages.good(record, target) or record.get("error") or "snr_db" in record, name
+            told = record.keys() & {"error", "snr_db", "late"}
+            assert pages.good(record, target) or told, name
+
+
+def test_what_was_not_measured_is_not_counted(pages):
+    found = {"cnn": {"tfjs": {"snr_db": 50.0}}, "mlp": {"tfjs": {"late": 9}}, "conv1d": {}}
+    assert pages._count(found, found, "tfjs") == "1 of 1"
+    notes = pages.Notes()
+    assert pages._cells("mlp", found["mlp"], ["tfjs", "onnx-int8"], notes) == ["–[^1]", ""]
+    assert "9 seconds" in notes.texts[0]
+
+
+CHILD = """
+import os, sys, time
+sys.path.insert(0, {sweeps!r})
+import sweep
+
+def one(job):
+    if job == "slow":
+        time.sleep(60)
+    if job == "deadly":
+        os.abort()
+    return {{"said": job}}
+
+sweep.answer(one)
+"""
+
+
+def test_a_job_that_hangs_or_kills_costs_only_itself(monkeypatch):
+    monkeypatch.syspath_prepend(str(SWEEPS))
+    import sweep
+
+    command = [sys.executable, "-c", CHILD.format(sweeps=str(SWEEPS))]
+    told = dict(sweep.sweep(command, ["a", "slow", "deadly", "b"], limit=3))
+    assert told == {"a": {"said": "a"}, "slow": {"late": 3}, "deadly": {"error": sweep.KILLED},
+                    "b": {"said": "b"}}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent.parent
 CONSTRUCTS = ["cnn", "conv2d_groups", "conv2d_transpose_valid", "lstm", "gru", "gru_reset_before",
               "simplernn", "gru_masked", "mha", "transformer_encoder", "normalization",
               "discretization", "mel_spectrogram", "act_celu", "op_logaddexp", "integer_lookup",
-              "resizing_area", "op_median"]  # fmt: skip
+              "string_lookup", "resizing_area", "op_median"]  # fmt: skip
 
 
 def test_negative_padding_becomes_output_padding():
@@ -64,17 +64,27 @@ def convert(tmp_path_factory):
 
 @pytest.mark.slow
 def test_constructs_are_faithful(tmp_path):
-    command = [sys.executable, str(TESTS / "performance" / "onnx_zoo.py"), "--json",
-               str(tmp_path / "found.json"), *CONSTRUCTS]  # fmt: skip
+    command = [sys.executable, str(TESTS / "performance" / "matrix.py"), "--target",
+               "onnx-float32", "--json", str(tmp_path / "found.json"), *CONSTRUCTS]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = {n: r["onnx-float32"] for n, r in
+             json.loads((tmp_path / "found.json").read_text())["models"].items()}  # fmt: skip
     worse = {n: r.get("error", r.get("snr_db")) for n, r in found.items()
              if float(r.get("snr_db", "-inf")) < 60}  # fmt: skip
     assert set(found) == set(CONSTRUCTS) and not worse
-    assert "GRU" in found["gru"]["ops"] and "Loop" not in found["gru_reset_before"]["ops"]
-    assert "RNN" in found["simplernn"]["ops"] and "LSTM" in found["lstm"]["ops"]
-    assert "Loop" in found["gru_masked"]["ops"]
-    assert found["resizing_area"]["batch"] == 1 and found["cnn"]["batch"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, has, has_not, batch", [
+    ("gru", "GRU", "Loop", None), ("gru_reset_before", "GRU", "Loop", None),
+    ("simplernn", "RNN", "Loop", None), ("lstm", "LSTM", "Loop", None),
+    ("gru_masked", "Loop", "LSTM", None), ("resizing_area", "", "Loop", 1)])  # fmt: skip
+def test_operators_and_batch(convert, name, has, has_not, batch):
+    import zoo
+
+    record, path = convert(zoo.build(name, zoo.models()[name]))
+    ops = {node.op_type for node in onnx.load(path).graph.node}
+    assert (not has or has in ops) and has_not not in ops and record["batch"] == batch
 
 
 @pytest.mark.slow

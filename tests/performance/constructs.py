@@ -183,14 +183,32 @@ GROUPS: dict[str, dict[str, str]] = {
     },
 }
 
-# Of keras.applications: the side of the image in pixels, and the targets.
+# Of keras.applications: the side of the image in pixels.
 APPLICATIONS = {
-    "MobileNet": 128, "MobileNetV2": 128, "MobileNetV3Small": 128, "EfficientNetB0": 128,
-    "EfficientNetV2B0": 128, "NASNetMobile": 224, "DenseNet121": 128, "ResNet50": 128,
-    "ResNet50V2": 128, "ConvNeXtTiny": 128, "Xception": 128, "InceptionV3": 128,
+    "MobileNet": 128, "MobileNetV2": 128, "MobileNetV3Small": 128, "MobileNetV3Large": 128,
+    "EfficientNetB0": 128, "EfficientNetB1": 96, "EfficientNetB2": 96, "EfficientNetB3": 96,
+    "EfficientNetB4": 96, "EfficientNetB5": 96, "EfficientNetB6": 96, "EfficientNetB7": 96,
+    "EfficientNetV2B0": 128, "EfficientNetV2B1": 96, "EfficientNetV2B2": 96,
+    "EfficientNetV2B3": 96, "EfficientNetV2S": 96, "EfficientNetV2M": 96, "EfficientNetV2L": 96,
+    "NASNetMobile": 128, "NASNetLarge": 96, "DenseNet121": 128, "DenseNet169": 96,
+    "DenseNet201": 96, "ResNet50": 128, "ResNet101": 96, "ResNet152": 96, "ResNet50V2": 128,
+    "ResNet101V2": 96, "ResNet152V2": 96, "Xception": 128, "InceptionV3": 128,
+    "InceptionResNetV2": 96, "VGG16": 64, "VGG19": 64, "ConvNeXtTiny": 128, "ConvNeXtSmall": 96,
+    "ConvNeXtBase": 96, "ConvNeXtLarge": 64, "ConvNeXtXLarge": 64,
 }  # fmt: skip
 APPLICATION_TARGETS = ("tflite-float32", "tflite-int8", "onnx-float32", "onnx-int8", "litert-js",
                        "tfjs")  # fmt: skip
 
 # Why a target cannot have a construct: by its name, and by a target or what its name begins with.
-REASONS: dict[str, dict[str, str]] = {}
+_BROWSER = "the page gives no strings to the model"
+_HASH = "the hash is that of the number's decimal text"
+REASONS: dict[str, dict[str, str]] = {
+    "string_lookup": {"litert": "LiteRT.js has no string tensors", "tfjs": _BROWSER},
+    "text_vectorization": {"tflite": "TFLite cannot split strings",
+                           "litert": "TFLite cannot split strings",
+                           "onnx": "ONNX up to operator set 18 cannot split strings",
+                           "tfjs": "TensorFlow.js cannot split strings"},
+    "hashing_int": {family: f"{_HASH}, which {name} cannot write" for family, name in
+                    {"tflite": "TFLite", "litert": "TFLite", "onnx": "ONNX",
+                     "tfjs": "TensorFlow.js"}.items()},
+}

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ import constructs  # noqa: E402
 import matrix_page  # noqa: E402
 import sweep  # noqa: E402
 
+LIMIT = 180.0  # seconds for one target of one model
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer", "tf2onnx", "onnx",
             "onnxruntime")  # fmt: skip
 
@@ -51,6 +53,8 @@ def child(folder: Path) -> None:
     @functools.lru_cache(1)
     def build(name: str):
         keras.backend.clear_session()
+        for before in folder.iterdir():  # the files of one model are as much as is kept
+            shutil.rmtree(before, ignore_errors=True)
         if name in constructs.APPLICATIONS:
             return trial.application(name, folder / name, constructs.APPLICATIONS[name])
         return trial.construct(name, folder / name)
@@ -74,7 +78,7 @@ def run(asked: list[str], minutes: float, done: dict, save) -> None:
     left = [job for job in asked if job.split()[1] not in done.get(job.split()[0], {})]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", folder]
-        for job, record in sweep.sweep(command, left):
+        for job, record in sweep.sweep(command, left, limit=LIMIT):
             name, target = job.split()
             done.setdefault(name, {})[target] = record
             print(tell(name, target, record), flush=True)
@@ -86,8 +90,8 @@ def run(asked: list[str], minutes: float, done: dict, save) -> None:
 
 
 def tell(name: str, target: str, record: dict) -> str:
-    if "error" in record:
-        return f"{name:28} {target:16} FAIL {record['error'][:300]}"
+    if "error" in record or "late" in record:
+        return f"{name:28} {target:16} FAIL {record.get('error', 'too late')[:300]}"
     wider = f"{record['wider']} wider" if "wider" in record else ""
     return (f"{name:28} {target:16} {float(record['snr_db']):6.1f} dB {record['seconds']:5.1f} s "
             f"{record['route']:10} {wider}")
@@ -95,7 +99,7 @@ def tell(name: str, target: str, record: dict) -> str:
 
 def summary(done: dict) -> None:
     for target in dict.fromkeys(t for found in done.values() for t in found):
-        records = [found[target] for found in done.values() if target in found]
+        records = matrix_page.measured(done, done, target)
         good = sum(matrix_page.good(r, target) for r in records)
         floor = matrix_page.floor_db(target)
         print(f"{target}: {good} of {len(records)} at {floor:.0f} dB or more")

@@ -30,13 +30,24 @@ worst output over 16 samples that were not calibrated on.
 | --- | --- |
 | ✓ | at least 40 dB; for targets with 8-bit numbers at least 20 dB |
 | ◐ | the same, with some operations kept in wider types to get there; the report names them |
-| ✗ | below that, or no artifact: the note says why |
+| ✗ | below that; or no artifact, and the note says why |
 | = | equal to the last bit |
 
 This page is written by `python tests/performance/matrix.py` from
-[its measurements](compatibility.json), of {date}: {versions}. Weights are random and inputs are
-noise: how much a trained model loses, only its own data tell.
+[its measurements](compatibility.json), of {date}: {versions}.
+Weights are random and inputs are noise: how much a trained model loses, only its own data tell.
 """
+APPLICATIONS = """\
+## keras.applications
+
+16 images calibrate, 8 others judge. Each BatchNormalization has the statistics of these images, and
+shifts that let most values pass: in a deep net of plain random weights each layer multiplies the
+rounding errors of those before, which trained ones do not. A cell left empty was not measured.
+
+"""
+
+
+LATE = "not measured: it takes more than {} seconds"
 
 
 def floor_db(target: str) -> float:
@@ -73,11 +84,13 @@ def render(record: dict) -> str:
         rows = [[label, *_cells(name, found.get(name, {}), constructs.TARGETS, notes)]
                 for name, label in group.items()]  # fmt: skip
         parts.append(f"## {title}\n\n" + _table(["", *map(_short, constructs.TARGETS)], rows))
-    rows = [[f"{name}, {size} px", *_cells(name, found.get(name, {}),
-                                           constructs.APPLICATION_TARGETS, notes)]
-            for name, size in constructs.APPLICATIONS.items()]  # fmt: skip
-    parts.append("## keras.applications\n\n" + _table(
-        ["", *map(_short, constructs.APPLICATION_TARGETS)], rows))
+    targets = constructs.APPLICATION_TARGETS
+    rows = [[f"{name}, {size} px", *_cells(name, found[name], targets, notes)]
+            for name, size in constructs.APPLICATIONS.items() if name in found]  # fmt: skip
+    left = [name for name in constructs.APPLICATIONS if name not in found]
+    parts.append(APPLICATIONS + _table(["", *map(_short, targets)], rows))
+    if left:
+        parts.append(f"Not measured, for the time they take: {', '.join(left)}.\n")
     return "\n".join([*parts, *notes.lines()])
 
 
@@ -104,17 +117,27 @@ def _cells(name: str, found: dict, targets, notes: Notes) -> list[str]:
         if record is None:
             cells.append("")
             continue
+        if "late" in record:
+            cells.append(f"–{notes(LATE.format(record['late']))}")
+            continue
         snr = record.get("snr_db")
         figure = "=" if snr == "inf" else "" if snr is None else f"{max(snr, 0):.0f}"
         if good(record, target):
             cells.append(f"{'◐' if 'wider' in record else '✓'} {figure}")
         else:
-            cells.append(f"✗ {figure}{notes(reason(name, target, record))}")
+            why = reason(name, target, record)
+            cells.append(f"✗ {figure}{notes(why) if why else ''}")
     return cells
 
 
+def measured(found: dict, names, target: str) -> list[dict]:
+    """The records of a target that have a verdict."""
+    records = (found.get(n, {}).get(target, {"late": 0}) for n in names)
+    return [r for r in records if "late" not in r]
+
+
 def _count(found: dict, names, target: str) -> str:
-    records = [found[n][target] for n in names if target in found.get(n, {})]
+    records = measured(found, names, target)
     return f"{sum(good(r, target) for r in records)} of {len(records)}" if records else ""
 
 

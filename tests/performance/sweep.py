@@ -7,25 +7,28 @@ them there and answers by lines of JSON. Standard library only.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 KILLED = "killed the process"
 
 
-def sweep(command: Sequence[str], jobs: Sequence[str], fresh: bool = False
+def sweep(command: Sequence[str], jobs: Sequence[str], limit: float
           ) -> Iterator[tuple[str, dict]]:  # fmt: skip
     """Yield (job, record) in the order of the jobs, each as soon as it is done.
 
     Args:
         command: Starts the child, which calls `answer`.
         jobs: Names of what is to be done.
-        fresh: A new process for each job.
+        limit: Seconds that a job may take; one that takes longer is ended and told as `late`.
     """
     left = list(jobs)
     while left:
-        done = yield from _child(command, left[:1] if fresh else left)
+        done = yield from _child(command, left, limit)
         if not done:
             for job in left:
                 yield job, {"error": "the process did not start"}
@@ -33,31 +36,43 @@ def sweep(command: Sequence[str], jobs: Sequence[str], fresh: bool = False
         left = [job for job in left if job not in done]
 
 
-def _child(command: Sequence[str], jobs: list[str]) -> Iterator[tuple[str, dict]]:
+def _child(command: Sequence[str], jobs: list[str], limit: float
+           ) -> Iterator[tuple[str, dict]]:  # fmt: skip
     """What one process does of the jobs; returns those that it has done or died of."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+                               stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     done: set[str] = set()
-    begun = None
+    late: list[str] = []
+    begun, timer = None, None
+
+    def end(job: str) -> None:
+        late.append(job)
+        os.killpg(process.pid, signal.SIGKILL)  # with its browsers
+
     try:
         process.stdin.write(json.dumps(jobs))
         process.stdin.close()
         for line in process.stdout:
             if line.startswith('{"begin": '):
                 begun = json.loads(line)["begin"]
+                timer = threading.Timer(limit, end, [begun])
+                timer.start()
             elif line.startswith('{"job": ') and begun:
+                timer.cancel()
                 told = json.loads(line)
                 done.add(told["job"])
                 begun = None
                 yield told["job"], told["record"]
         process.wait()
     finally:
+        if timer:
+            timer.cancel()
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if begun:
         done.add(begun)
-        yield begun, {"error": KILLED}
+        yield begun, {"late": round(limit)} if late else {"error": KILLED}
     return done
 
 
