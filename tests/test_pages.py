@@ -68,4 +68,4 @@ def test_the_site_can_be_built(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for page in (tmp_path / "site").rglob("*.html"):
         assert not FETCHED.findall(page.read_text()), f"{page} fetches from elsewhere"
-        assert not re.search(r"\[\^\d+\]", page.read_text()), f"{page} shows a footnote as it is written"
+        assert not re.search(r"\[\^\d+\]", page.read_text()), f"{page}: a note"
