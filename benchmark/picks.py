@@ -96,8 +96,10 @@ def _smallest(report: Report, rows: list[Row]) -> Pick:
     if equal:
         why += f"; {_names(equal)} {_have(equal)} the same size"
     elif others:
-        why += f"; next is {words.clean(others[0].target)} with " \
-               f"{words.size(others[0].value('size'))}"
+        apart = words.size(others[0].value("size"))
+        if apart == words.size(best.value("size")):
+            apart = f"{others[0].value('size') - best.value('size'):,.0f} bytes more"
+        why += f"; next is {words.clean(others[0].target)} with {apart}"
     return Pick("smallest", best.target, words.sentence(why) + "." + _unjudged(report, best),
                 near=_targets(equal))
 

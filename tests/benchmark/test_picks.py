@@ -96,6 +96,12 @@ def test_equal_sizes_are_said():
     assert found.near == ("micro",) and "micro has the same size" in found.why
 
 
+def test_sizes_that_read_the_same_are_told_apart_in_bytes():
+    rows = [samples.row(**samples.SOURCE), samples.row("micro", 36_960, accuracy=0.87),
+            samples.row("tflite-int8", 36_976, accuracy=0.87)]
+    assert "next is tflite-int8 with 16 bytes more" in picks.every(samples.report(rows))[0].why
+
+
 def test_accuracies_within_their_intervals_are_not_told_apart():
     found = only(samples.usual(), "most_accurate")
     assert set(found.near) == {"keras", "tflite-float32", "tflite-dynamic", "tflite-int8"}
