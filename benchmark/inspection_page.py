@@ -238,8 +238,7 @@ def _layers(found: Inspection) -> str:
         ("MACs", lambda r: words.number("macs", r["macs"]) if r["macs"] else "", "figure"),
         ("Mean SNR", score, "bar"),
         ("Targets", lambda r: page.esc(inspection.against(found, r["name"])), ""),
-        ("TFLite operators", lambda r: page.esc(", ".join(r["ops"])), "text"),
-        ("", lambda r: page.esc(r["note"]), "text"),
+        ("TFLite operators", _made, "text"),
     ], found.layers)
     rewrites = page.grid("Rewritten on the way to TFLite, by equal formulas", [
         ("What", lambda r: page.esc(r["what"]), "text"),
@@ -249,6 +248,12 @@ def _layers(found: Inspection) -> str:
     ], found.rewrites) if found.rewrites else ""
     return (f'<section aria-labelledby="layers">\n<h2 id="layers">Layers</h2>\n{rewrites}{table}'
             "</section>")
+
+
+def _made(row: dict) -> str:
+    """What becomes of a layer: operators, and a note where there is one."""
+    note = f'<span class="dull">{page.esc(row["note"])}</span>' if row["note"] else ""
+    return "<br>".join(filter(None, (page.esc(", ".join(row["ops"])), note)))
 
 
 def _about(found: Inspection) -> str:
