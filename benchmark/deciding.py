@@ -10,6 +10,7 @@ from ..artifact import Report
 from . import pareto, picks, summary, svg, words
 from .markup import esc, random_mark
 
+NUMBERS = "Numbers stand for rows of the table."
 AXES = {"size": "Size", "size_gzip": "Size, gzip", "latency": "Latency"}
 
 
@@ -86,5 +87,8 @@ def _chart(chart: pareto.Chart | None, across: str, upwards: str) -> str:
 
 
 def _figure(plot: svg.Plot) -> str:
+    kinds = pareto.numbered(plot)
+    told = f' <span class="when {" ".join(kinds)}">{NUMBERS}</span>' if kinds else ""
     return (f'<figure class="trade"><figcaption><h3>{esc(plot.title)}'
-            f"{random_mark(plot.random)}</h3><p>{esc(plot.caption)}</p></figcaption>{plot.svg}</figure>")
+            f"{random_mark(plot.random)}</h3><p>{esc(plot.caption)}{told}</p></figcaption>"
+            f"{plot.svg}</figure>")

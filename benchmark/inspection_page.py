@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from . import inspection, page, svg, words
+from . import basis, inspection, page, svg, words
 from .inspection import Inspection
 
 ROW = 21  # pixels of a line of the heat map
@@ -40,7 +40,7 @@ def _header(found: Inspection, name: str) -> str:
     if found.sensitivity:
         facts.append(f"{found.sensitivity['rows']} samples")
     if found.created:
-        facts.append(page.moment(found.created))
+        facts.append(basis.moment(found.created))
     random = (f'<p class="random-note">▲ {page.RANDOM_NOTE}</p>\n'
               if found.data.get("random") else "")
     return (f'<header>\n<p class="over">tfcompress inspect</p>\n<h1>{name}</h1>\n'
@@ -238,8 +238,7 @@ def _layers(found: Inspection) -> str:
         ("MACs", lambda r: words.number("macs", r["macs"]) if r["macs"] else "", "figure"),
         ("Mean SNR", score, "bar"),
         ("Targets", lambda r: page.esc(inspection.against(found, r["name"])), ""),
-        ("TFLite operators", lambda r: page.esc(", ".join(r["ops"])), ""),
-        ("", lambda r: page.esc(r["note"]), ""),
+        ("TFLite operators", _made, "text"),
     ], found.layers)
     rewrites = page.grid("Rewritten on the way to TFLite, by equal formulas", [
         ("What", lambda r: page.esc(r["what"]), "text"),
@@ -251,10 +250,16 @@ def _layers(found: Inspection) -> str:
             "</section>")
 
 
+def _made(row: dict) -> str:
+    """What becomes of a layer: operators, and a note where there is one."""
+    note = f'<span class="dull">{page.esc(row["note"])}</span>' if row["note"] else ""
+    return "<br>".join(filter(None, (page.esc(", ".join(row["ops"])), note)))
+
+
 def _about(found: Inspection) -> str:
     notes = "".join(f'<p class="note">{page.esc(n)}</p>'
                     for n in (*found.source.get("notes", ()), *found.notes))
-    record = page._list({k: found.source.get(k) for k in ("path", "sha256", "format")})
+    record = basis.listing({k: found.source.get(k) for k in ("path", "sha256", "format")})
     again = f"<pre>{page.esc(found.command)}</pre>" if found.command else ""
     took = f" in {found.seconds:g} s" if found.seconds else ""
     return (f'<section class="base-section" aria-labelledby="about">\n<h2 id="about">The model</h2>'

@@ -34,7 +34,7 @@ def table(report: Report, row: Row) -> str:
         Column("Weights", lambda f: esc(types(f)), types, text=True),
         Column("Gives", lambda f: esc(f.get("gives", "")), lambda f: f.get("gives", ""),
                text=True),
-        Column("Operators", lambda f: esc(operators(f)), operators, text=True),
+        Column("Operators", lambda f: esc(operators(f)), operators, "text", True),
     ]
     total = sum(f["bytes"] for f in found)
     told = f"{len(found):,} layers, {words.size(total)} of weights"
@@ -74,7 +74,7 @@ def _zeros(layer: dict) -> str:
 def _snr(layer: dict) -> str:
     if layer.get("snr_db") is None:
         return '<span class="dull">not measured</span>'
-    return f"{esc(decibels(layer))}{svg.small_bar(float(layer['snr_db']), FULL_DB)}"
+    return f"<span>{esc(decibels(layer))}</span>{svg.small_bar(float(layer['snr_db']), FULL_DB)}"
 
 
 def decibels(layer: dict) -> str:

@@ -5,11 +5,12 @@ Every text that comes from a model, a target or the machine passes through `mark
 
 from __future__ import annotations
 
-import datetime
+import re
 from pathlib import Path
 
 from ..artifact import Report, Row
 from . import (
+    basis,
     deciding,
     families,
     layers_page,
@@ -25,6 +26,7 @@ from .markup import code, esc, grid, notes, random_mark
 
 STATUS = {"ok": ("●", "ok"), "rejected": ("▲", "rejected"), "failed": ("✕", "failed")}
 LEVELS = {"info": ("·", "Note"), "warning": ("▲", "Warning"), "error": ("✕", "Problem")}
+DIGEST = re.compile(r"\b[0-9a-f]{40,}\b")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 OPEN_UP_TO = 3  # targets whose details stand open from the start
 
@@ -37,7 +39,7 @@ def render(report: Report) -> str:
     own = deciding.script()
     parts = [_header(report, name), deciding.picked(report), _summary(report),
              deciding.tradeoffs(report), _figures(report), training_page.section(report),
-             _targets(report), _source(report), _data(report), _environment(report),
+             _targets(report), _source(report), basis.data(report), basis.environment(report),
              f"<script>{own}</script>"]
     allowed = f"{POLICY}; {deciding.allowed(own)}"
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -57,7 +59,7 @@ def _header(report: Report, name: str) -> str:
     if count := summary.evaluated(report):
         facts.append(f"{count:,} held-back samples")
     if report.created:
-        facts.append(esc(moment(report.created)))
+        facts.append(esc(basis.moment(report.created)))
     troubles, few = summary.problems(report), summary.few(report)
     return (f'<header>\n<p class="over">tfcompress report</p>\n<h1>{name}</h1>\n'
             f'<p class="verdict">{_pieces(summary.verdict(report))}</p>\n'
@@ -76,17 +78,6 @@ def _pieces(pieces: list[tuple[str, bool]]) -> str:
     return "".join(f"<strong>{esc(t)}</strong>" if strong
                    else words.UNIT.sub(words.GLUE, esc(t))
                    for t, strong in pieces)
-
-
-def moment(text: str) -> str:
-    """An ISO 8601 time as `2025-06-03 14:07 UTC`; other text as it is."""
-    try:
-        when = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    if when.tzinfo:
-        return f"{when.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
-    return f"{when:%Y-%m-%d %H:%M}"
 
 
 def status(row: Row) -> str:
@@ -121,7 +112,7 @@ def _summary(report: Report) -> str:
 def _under(report: Report, key: str) -> str:
     """The small print of a column's title."""
     name = summary.metric(report) if key == "metric" else key
-    said = {"size": "", "latency": "p50, p10–p90", "metric": "before → after",
+    said = {"size": "", "latency": "p50, p10–p90", "metric": "before → after, change",
             "snr": f"against {summary.reference(report, short=True)}",
             "agreement": "top-1, with source"}.get(key, "")
     if key == "metric" and not any(r.value(name) is not None for r in summary.made(report)):
@@ -217,8 +208,8 @@ def _target(report: Report, at: int, row: Row, unfolded: bool) -> str:
             ("Operation", lambda f: esc(f.get("op", "")), ""),
             ("Layer", lambda f: code(f.get("layer") or f.get("tensor", "")), ""),
             ("Type", lambda f: esc(f.get("precision", "")), ""),
-            ("Why", lambda f: esc(f.get("why", "")), "text"),
-            ("Cost", lambda f: esc(f.get("cost", "")), ""),
+            ("Why", lambda f: esc(words.minus(f.get("why", ""))), "text"),
+            ("Cost", lambda f: esc(words.minus(f.get("cost", "")).replace("->", "→")), "text"),
         ], row.fallbacks))
     inside = {"measurements": _measured(report, row), "layers": layers_page.table(report, row),
               "signature": _signature(row, f"w{at}"),
@@ -241,7 +232,7 @@ def _finding(report: Report, finding: dict) -> str:
     told = words.ABOUT.get(finding.get("about"), told)
     advice = finding.get("advice")
     body = (f'<p><b class="level">{told}.</b> '
-            f"{esc(words.sentence(finding.get('text', '')))}</p>")
+            f"{esc(_whole(finding.get('text', '')))}</p>")
     body += f'<p class="advice">{esc(advice)}</p>' if advice else ""
     if layers := finding.get("layers"):
         known = [float(f["snr_db"]) for f in layers if f.get("snr_db") is not None]
@@ -263,6 +254,12 @@ def _finding(report: Report, finding: dict) -> str:
     return f'<div class="finding {esc(level)}">{body}</div>'
 
 
+def _whole(text: str) -> str:
+    """A sentence from its capital to its full stop."""
+    text = words.minus(words.sentence(text))
+    return text + ("" if text.endswith((".", "!", "?", ":")) or not text else ".")
+
+
 def _measured(report: Report, row: Row) -> str:
     if not row.measurements:
         return ""
@@ -277,7 +274,7 @@ def _measured(report: Report, row: Row) -> str:
     def note(m):
         said = m.note if m.values else words.reason(m.note)
         exact = f"{m.values[0]:,.0f} {m.unit}" if m.name in words.BYTES and m.values else ""
-        said = ", ".join(t for t in (said, exact) if t and t.lower() != words.RANDOM)
+        said = ", ".join(words.minus(t) for t in (said, exact) if t and t.lower() != words.RANDOM)
         return f'<span class="wrap">{esc(said)}</span>' if len(said) > 30 else esc(said)
 
     return grid("Measurements", [
@@ -331,7 +328,9 @@ def _steps(report: Report, row: Row) -> str:
 
     def config(step):
         known = {"recipe": trained.chain(report)} if step.name == "train" else {}
-        return esc(words.short(words.plain(step.config | known), 160)) if step.config else ""
+        told = {k: DIGEST.sub(lambda m: m[0][:12], v) if isinstance(v, str) else v
+                for k, v in (step.config | known).items() if not _nothing(v)}
+        return esc(words.short(words.plain(told), 160)) if told else ""
 
     return grid("How it was made", [
         ("Step", lambda s: esc(s.name), ""),
@@ -343,12 +342,21 @@ def _steps(report: Report, row: Row) -> str:
     ], row.artifact.steps)
 
 
+def _nothing(value: object) -> bool:
+    """Whether an option of a step was left alone: off, empty, or lists of nothing."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_nothing, value))
+    return value is None or value is False or value in ("", {})
+
+
 # What it all rests on
 
 def _source(report: Report) -> str:
     source = report.source
     tensors = _sides(source)
-    parts = [_list(source, words.APART)]
+    plain = {"kind": source.get("format"), "optimizer_bytes": 0, "trainable": True}
+    usual = [k for k, v in plain.items() if source.get(k) == v]
+    parts = [basis.listing(source, (*words.APART, *usual))]
     parts.append(notes(source.get("notes")))
     if rewrites := source.get("rewrites"):
         parts.append(grid("Rewritten before conversion, with equal outputs", [
@@ -362,44 +370,4 @@ def _source(report: Report) -> str:
                  + (_measured(report, row) if row else "")
                  + _weights(source.get("weights") or (row.io.get("weights") if row else None), "ws")
                  + "</div>")
-    return _section("source", "The source model", parts)
-
-
-def _data(report: Report) -> str:
-    data = report.data
-    if not data:
-        return ""
-    return _section("data", "Data", [
-        _list(data, ("notes",)), notes(data.get("notes"))])
-
-
-def _environment(report: Report) -> str:
-    machine, parts = report.environment, []
-    versions = machine.get("versions") or {}
-    shown = {**machine, "versions": ", ".join(f"{k} {v}" for k, v in versions.items())}
-    if shown:
-        parts.append(_section("environment", "Environment", [_list(shown)]))
-    again = [_list(report.recipe, words.TOLD)] if report.recipe else []
-    if report.command:
-        again.insert(0, f'<pre tabindex="0"><code>{esc(report.command)}</code></pre>')
-    if again:
-        parts.append(_section("again", "To make this again", again))
-    spent = f", {words.digits3(report.seconds)} s" if report.seconds else ""
-    when = f", {esc(moment(report.created))}" if report.created else ""
-    parts.append(f"<footer>tfcompress {esc(report.version)}{when}{spent}. "
-                 "The raw figures are in <code>report.json</code>. Sizes are decimal: 1 kB = 1000 "
-                 "bytes.</footer>")
-    return "\n".join(parts)
-
-
-def _section(key: str, title: str, parts: list[str]) -> str:
-    # What stands fourth in a target's article stands third here; text cannot hold a bare tag.
-    body = "\n".join(p for p in parts if p).replace("<h4>", "<h3>").replace("</h4>", "</h3>")
-    return (f'<section aria-labelledby="{key}" class="base">\n<h2 id="{key}">{title}</h2>\n<div>'
-            f"{body}</div>\n</section>")
-
-
-def _list(record: dict, skip: tuple[str, ...] = ()) -> str:
-    """A record as a list of names and values."""
-    return "<dl>" + "".join(f"<div><dt>{esc(k)}</dt><dd>{esc(v)}</dd></div>"
-                            for k, v in words.pairs(record, skip)) + "</dl>"
+    return basis.section("source", "The source model", parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ ACROSS = ("size", "size_gzip", "latency")
 UPWARDS = ("metric", "agreement", "snr")
 NAME = 28  # characters of a target's name
 TICKS = 40  # pixels at the left that belong to the upright axis's labels
+GROUP = re.compile(r'<g class="(\w+)" aria-hidden="true">(.*?)</g>', re.S)
 TOP, FOOT, HEIGHT = 34.0, 276.0, 314
 Point = tuple[Row, float, float]  # where it stands: a share of the width, pixels from above
 
@@ -114,7 +116,7 @@ def _scatter(report: Report, rows: list[Row], across: str, name: str,
     on_front = front(good)
     numbers = {id(r): str(at) for at, r in enumerate(report.rows)}
     parts = [_frame(x, y, name, _tick(report, rows, across)), _front(good),
-             *_labels(points, summary.pick(report), numbers)]
+             *_labels(points, summary.pick(report), numbers, _steps(good))]
     for r, at, down in points:
         beyond = "" if r in near else plots.ARROW.format(turn=90 if down > 155 else -90)
         told = _hint(report, r, r in on_front)
@@ -122,14 +124,13 @@ def _scatter(report: Report, rows: list[Row], across: str, name: str,
         parts.append(_point(number, r, told, svg.mark(r, at, down, told, beyond)))
     key = "-".join(filter(None, ("trade", across, name, family)))
     what = {"size": "Size", "size_gzip": "Gzipped size", "latency": "Latency"}[across]
-    title = f"{what} against {words.title(name)}"
+    title = f"{what} against {words.inside(words.title(name))}"
     title += f": {families.FAMILIES[family][0]}" if family else ""
     described = "; ".join(f"{r.target}: {_shown(report, r, across)}, {_shown(report, r, name)}"
                           for r in rows)
     if on_front:
         described += f". On the front: {words.listed([r.target for r in on_front])}."
-    caption = _caption(report, rows, across, log, len(near) < len(rows),
-                       any("numbered" in p for p in parts))
+    caption = _caption(report, rows, across, log, len(near) < len(rows))
     return svg.Plot(key, title, svg.frame(key, title, described, HEIGHT, parts, role="group"),
                     caption, summary.is_random(report, name))
 
@@ -156,15 +157,14 @@ def _tick(report: Report, rows: list[Row], across: str) -> Callable[[float], str
     return lambda v: f"{v:,g} {unit}"
 
 
-def _caption(report: Report, rows: list[Row], across: str, log: bool, off: bool,
-             numbered: bool) -> str:
+def _caption(report: Report, rows: list[Row], across: str, log: bool,
+             off: bool) -> str:
     what = "Faster ones" if across == "latency" else "Smaller files"
     less = "faster" if across == "latency" else "smaller"
     said = (f"{what} stand to the left, better ones higher; the line is the Pareto front: nothing "
             f"is both {less} and better.")
     said += f" Logarithmic {'time' if across == 'latency' else 'size'}." if log else ""
     said += " Arrows: off the scale." if off else ""
-    said += " Numbers stand for rows of the table." if numbered else ""
     if across == "latency":
         if any(families.estimated(families.timed(report, r)) for r in rows):
             said += " Estimates of the compilers, not measurements."
@@ -211,37 +211,66 @@ def _frame(x: svg.Axis, y: svg.Axis, name: str, tick: Callable[[float], str]) ->
 
 def _front(points: list[Point]) -> str:
     """Steps through the points that no other point beats in both figures."""
+    return "".join(svg.line(*ends, "front") for ends in _steps(points))
+
+
+def numbered(plot: svg.Plot) -> list[str]:
+    """The widths of the page (`narrow`, `wide`, `broad`) at which some label is a number."""
+    return [kind for kind, drawn in GROUP.findall(plot.svg) if "label numbered" in drawn]
+
+
+def _steps(points: list[Point]) -> list[tuple[float, float, float, float]]:
+    """The lines of the front, (x1, y1, x2, y2) each: level or upright."""
     places = {id(row): (at, down) for row, at, down in points}
     steps = [places[id(row)] for row in front(points)]
-    parts = []
+    lines = []
     for (x1, y1), (x2, y2) in itertools.pairwise([*steps, (1.0, steps[-1][1])] if steps else []):
-        parts.append(svg.line(x1, y1, x2, y1, "front"))
-        parts.append(svg.line(x2, y1, x2, y2, "front") if y1 != y2 else "")
-    return "".join(parts)
+        lines.append((x1, y1, x2, y1))
+        lines += [(x2, y1, x2, y2)] if y1 != y2 else []
+    return lines
 
 
-def _labels(points: list[Point], best: Row | None, numbers: dict[int, str]) -> list[str]:
-    """Names beside the points where they fit, numbers where not; one set per width of the page."""
+def _labels(points: list[Point], best: Row | None, numbers: dict[int, str],
+            lines: list[tuple] = ()) -> list[str]:
+    """Names beside the points where they fit, numbers where not; one set per width of the page.
+
+    They keep clear of the marks, of each other and of the front's `lines`.
+    """
     parts = []
     for kind, width in (("narrow", 326.0), ("wide", 430.0), ("broad", 830.0)):
         taken = [(p[1] * width - 6, p[2] - 6, p[1] * width + 6, p[2] + 6) for p in points]
-        drawn = []
+        taken += [(x1 * width, min(y1, y2) - 1, x2 * width, max(y1, y2) + 1)
+                  for x1, y1, x2, y2 in lines]
         order = sorted(points, key=lambda p: (p[0] is not best, p[0].status != "ok"))
-        for row, share, down in order:
-            for text in (words.short(row.target, NAME), numbers[id(row)]):
-                spot = _place(text, share * width, down, width, taken)
-                if spot:
-                    break
-            if not spot:
-                continue
-            box, side, dx, dy = spot
-            taken.append(box)
+        for _ in points:  # those without a place come first in the next try
+            spots, without = _arranged(order, width, numbers, taken)
+            if not without:
+                break
+            order = without + [p for p in order if p not in without]
+        drawn = []
+        for (row, share, down), text, (_, side, dx, dy) in spots:
             style = "best" if row is best else "numbered" if text == numbers[id(row)] else ""
             drawn.append(f'<svg x="{svg.across(share)}" y="{down:.1f}" overflow="visible">'
                          f'<text x="{dx}" y="{dy}" text-anchor="{side}" class="label {style}">'
                          f"{svg.text(text)}</text></svg>")
         parts.append(f'<g class="{kind}" aria-hidden="true">{"".join(drawn)}</g>')
     return parts
+
+
+def _arranged(order: list[Point], width: float, numbers: dict[int, str],
+              taken: list[tuple]) -> tuple[list[tuple], list[Point]]:
+    """A place for each label in turn, as (point, text, place), and the points that got none."""
+    taken, spots, without = list(taken), [], []
+    for point in order:
+        row, share, down = point
+        for text in (words.short(row.target, NAME), numbers[id(row)]):
+            if spot := _place(text, share * width, down, width, taken):
+                taken.append(spot[0])
+                spots.append((point, text, spot))
+                break
+        else:
+            without.append(point)
+    return spots, without
 
 
 def _place(text: str, x: float, y: float, width: float, taken: list[tuple]) -> tuple | None:

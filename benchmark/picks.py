@@ -96,8 +96,10 @@ def _smallest(report: Report, rows: list[Row]) -> Pick:
     if equal:
         why += f"; {_names(equal)} {_have(equal)} the same size"
     elif others:
-        why += f"; next is {words.clean(others[0].target)} with " \
-               f"{words.size(others[0].value('size'))}"
+        apart = words.size(others[0].value("size"))
+        if apart == words.size(best.value("size")):
+            apart = f"{others[0].value('size') - best.value('size'):,.0f} bytes more"
+        why += f"; next is {words.clean(others[0].target)} with {apart}"
     return Pick("smallest", best.target, words.sentence(why) + "." + _unjudged(report, best),
                 near=_targets(equal))
 
@@ -135,7 +137,9 @@ def _fastest_of(report: Report, group: families.Group, rows: list[Row], label: b
         why += (f", {words.digits3(other.p50 / found.p50)}× faster than the next, "
                 f"{words.clean(others[0].target)} ({_middle(other)})")
     else:
-        why += ", the only one timed there"
+        apart = any(families.timed(report, r) for r in group.rows
+                    if r not in rows and r.target != "source")
+        why += f", the only one {'within the budget' if apart else 'timed'} there"
     if families.estimated(found):
         why += "; an estimate, not a measurement"
     if "busy machine" in found.note:

@@ -93,7 +93,7 @@ def latencies(report: Report) -> svg.Plot | None:
     if not rows:
         return None
     soft = {g.key: f", {families.SOFTWARE}" for g in groups if all(map(families.adapter, g.rows))}
-    heads = {id(r): g.title + soft.get(g.key, "") for g in groups
+    heads = {id(r): words.sentence(g.title) + soft.get(g.key, "") for g in groups
              if (r := next((r for r in g.rows if r.value("latency") is not None), None))}
     found = {id(r): r.get("latency") for r in rows}
     middles = [m.p50 for m in found.values()]

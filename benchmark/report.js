@@ -16,8 +16,22 @@
     if (number === undefined) return;
     for (const one of all(`[data-t="${CSS.escape(number)}"]`)) one.classList.toggle("lit", on);
   };
+  // Marks that lie under one another are one place for the pointer: it names all of them.
+  const middle = (point) => {
+    const box = point.getBoundingClientRect();
+    return [box.left + box.width / 2, box.top + box.height / 2];
+  };
+  const beneath = (point) => {
+    const [x, y] = middle(point);
+    return all("a.point", point.ownerSVGElement).filter((other) => {
+      const [left, top] = middle(other);
+      return other !== point && Math.hypot(left - x, top - y) < 8;
+    }).map((other) => other.said[0]);
+  };
   const show = (point) => {
-    tip.replaceChildren(...point.said.map((line) => {
+    const others = beneath(point);
+    const lines = others.length ? [...point.said, `Also here: ${others.join(", ")}`] : point.said;
+    tip.replaceChildren(...lines.map((line) => {
       const row = document.createElement("div");
       row.textContent = line;
       return row;

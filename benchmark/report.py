@@ -17,7 +17,7 @@ from pathlib import Path
 from .. import store
 from ..artifact import SCHEMA_VERSION, Report, Row
 from ..errors import OutputError, UsageError
-from . import families, layers_page, page, picks, shrinking, summary, trained, words
+from . import basis, families, layers_page, page, picks, shrinking, summary, trained, words
 
 STATUS = {"ok": "● ok", "rejected": "▲ rejected", "failed": "✕ failed"}
 FEW_LAYERS = 40  # that the Markdown shows
@@ -235,7 +235,7 @@ def markdown(report: Report) -> str:
         parts += ["## To make this again", f"{fence}sh\n{words.clean(report.command)}\n{fence}"]
     if report.recipe:
         parts.append(_md_record(report.recipe, words.TOLD))
-    when = f", {_md(page.moment(report.created))}" if report.created else ""
+    when = f", {_md(basis.moment(report.created))}" if report.created else ""
     parts.append(f"tfcompress {_md(report.version)}{when}. "
                  "Sizes are decimal: 1 kB = 1000 bytes.")
     return "\n\n".join(p for p in parts if p) + "\n"

@@ -113,12 +113,15 @@ def _warnings(names: list[str], given: list[Report]) -> list[str]:
     for name, report in zip(names, given, strict=True):
         if report.data.get("random"):
             said.append(f"{words.clean(name)} used random data: its accuracy says nothing")
-        if any("busy machine" in m.note for r in report.rows if (m := r.get("latency"))):
-            said.append(f"{words.clean(name)} was timed on a busy machine: its latencies are "
-                        "longer than they need be")
         said += [f"{words.clean(name)}: {words.clean(r.target)} ran on a software adapter "
                  f"({words.clean(families.adapter(r))}), which says nothing of the hardware"
                  for r in report.rows if families.adapter(r)]
+    busy = [words.clean(name) for name, report in zip(names, given, strict=True)
+            if any("busy machine" in m.note for r in report.rows if (m := r.get("latency")))]
+    if busy:
+        one = len(busy) == 1
+        said.append(f"{words.listed(busy)} {'was' if one else 'were'} timed on a busy machine: "
+                    f"{'its' if one else 'their'} latencies are longer than they need be")
     if any(_flat(_recipe(r)) != _flat(_recipe(first)) for r in given[1:]):
         said.append("The recipes differ, see below")
     return said

@@ -7,8 +7,9 @@ import textwrap
 from pathlib import Path
 
 from . import runs, words
+from .basis import moment
 from .markup import code, esc, grid
-from .page import POLICY, moment
+from .page import POLICY
 from .picks import TITLES as KINDS
 
 TITLES = {"size_gzip": "Gzip"}
@@ -142,27 +143,38 @@ def _warned(found: dict) -> str:
 
 def _targets(found: dict) -> str:
     keys = _figures(found)
+    everywhere = {k: note for k in keys if (note := _common(found, k))}
     head = "".join(f'<th scope="col">{esc(_title(k))}</th>' for k in keys)
-    body = "".join(_target(found, target, keys) for target in found["targets"])
+    body = "".join(_target(found, target, keys, everywhere) for target in found["targets"])
     told = ""
     for key, said in (("appeared", "Not in the first run"), ("disappeared", "Not in every run")):
         if found[key]:
             told += f'<p class="note">{said}: {esc(words.listed(found[key]))}.</p>'
+    said = "".join(f" {_title(k)} is {_note(note)}." for k, note in everywhere.items())
     return (f'<section aria-labelledby="targets">\n<h2 id="targets">Targets</h2>\n'
             f'<div class="scroll" role="region" tabindex="0" aria-label="Targets">'
             f'<table class="runs"><thead><tr><th scope="col">Run</th>{head}'
             f'<th scope="col">Status</th></tr></thead>{body}</table></div>{told}\n<p class="note">'
             "Changes are against the first run. Latency within noise: the ranges from p10 to p90 "
-            "overlap; metrics: the 95 % intervals.</p></section>")
+            f"overlap; metrics: the 95 % intervals.{said}</p></section>")
 
 
-def _target(found: dict, target: dict, keys: list[str]) -> str:
-    lines = "".join(_line(run["name"], target, at, keys) for at, run in enumerate(found["runs"]))
+def _common(found: dict, key: str) -> str:
+    """Why a figure is compared in no target and run; empty where the reasons differ."""
+    notes = {note for t in found["targets"] for f in t["figures"] if f["name"] == key
+             for note, shown in zip(f["notes"][1:], f["shown"][1:], strict=True) if shown}
+    note = notes.pop() if len(notes) == 1 else ""
+    return "" if note == "within noise" else note
+
+
+def _target(found: dict, target: dict, keys: list[str], everywhere: dict[str, str]) -> str:
+    lines = "".join(_line(run["name"], target, at, keys, everywhere)
+                    for at, run in enumerate(found["runs"]))
     return (f'<tbody><tr><th scope="rowgroup" colspan="{len(keys) + 2}">{esc(target["target"])}'
             f"</th></tr>{lines}</tbody>")
 
 
-def _line(name: str, target: dict, at: int, keys: list[str]) -> str:
+def _line(name: str, target: dict, at: int, keys: list[str], everywhere: dict[str, str]) -> str:
     first = f'<th scope="row">{esc(name)}</th>'
     if target["status"][at] is None:
         return f'<tr>{first}<td colspan="{len(keys) + 1}" class="dull">not in this run</td></tr>'
@@ -170,8 +182,8 @@ def _line(name: str, target: dict, at: int, keys: list[str]) -> str:
     for key in keys:
         figure = next((f for f in target["figures"] if f["name"] == key), None)
         shown = esc(figure["shown"][at]) if figure else ""
-        beside = ", ".join(t for t in (runs.delta(figure, at), _note(figure["notes"][at])) if t) \
-            if figure else ""
+        note = "" if key in everywhere or not figure else _note(figure["notes"][at])
+        beside = ", ".join(t for t in (runs.delta(figure, at), note) if t) if figure else ""
         cells += f"<td>{shown}" + (f"<small>{esc(beside)}</small>" if beside else "") + "</td>"
     status = target["status"][at]
     return (f'<tr>{first}{cells}<td><span class="status {esc(status)}">'
@@ -188,9 +200,10 @@ def _picks(found: dict) -> str:
         return ""
     lines.sort(key=lambda p: list(KINDS).index(p["pick"]))
     return ('<section aria-labelledby="picks"><h2 id="picks">What to take</h2>' + grid("By run", [
-        ("", lambda p: esc(KINDS[p["pick"]] + (f", {p['family']}" if p["family"] else "")), ""),
+        ("", lambda p: esc(KINDS[p["pick"]] + (f", {p['family']}" if p["family"] else "")),
+         "narrow"),
         ("Run", lambda p: esc(p["run"]), ""),
-        ("Target", lambda p: esc(p["target"] or "none"), ""),
+        ("Target", lambda p: esc(p["target"] or "none"), "narrow"),
         ("Why", lambda p: esc(p["why"]), "text"),
     ], lines).replace("<h4>", "<h3>").replace("</h4>", "</h3>") + "</section>")
 

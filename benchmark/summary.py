@@ -105,8 +105,8 @@ def interval_note(report: Report) -> str:
     if not name:
         return ""
     if any(change(report, r, name) for r in report.rows):
-        return (f"Ranges beside {_lower(name)}: 95 % confidence intervals of the change, paired on "
-                f"the same {count:,} samples; of the source, Wilson's score interval.")
+        return (f"Below {_lower(name)}: the change in points and its 95 % confidence interval, "
+                f"paired on the same {count:,} samples; of the source, Wilson's score interval.")
     if any(interval(report, name, r.value(name)) for r in report.rows):
         return (f"Ranges beside {_lower(name)}: 95 % Wilson score intervals, n = {count:,}. All "
                 "rows saw the same samples, so differences between rows are known better than "
@@ -182,8 +182,8 @@ def cell(report: Report, row: Row, key: str) -> Cell:
             first = words.number(name, before, found.unit, evaluated(report))
             main = f"{first.removesuffix(' %')} → {main}"
         if limits := change(report, row, name):
-            ends = " to ".join(words.points(v).removesuffix(" points") for v in limits)
-            sub = f"{ends} points"
+            low, high = (words.points(v).removesuffix(" points") for v in limits)
+            sub = f"{words.points(-(row.value(f'{name}_drop') or 0))} [{low}, {high}]"
         elif limits := interval(report, name, found.p50):
             sub = "–".join(f"{100 * v:.1f}" for v in limits) + " %"
     return Cell(main, sub, is_random(report, name))
@@ -214,8 +214,8 @@ def missing(report: Report) -> list[str]:
     alike: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for (name, why), rows in where.items():
         alike.setdefault((tuple(rows), why), []).append(name)
-    return [f"{words.listed(names)} of {words.listed(list(rows))}: {words.reason(why)}"
-            for (rows, why), names in alike.items()]
+    return [f"{words.listed(list(map(words.inside, names)))} of {words.listed(list(rows))}: "
+            f"{words.reason(why)}" for (rows, why), names in alike.items()]
 
 
 def allowed_drop(report: Report) -> float:

@@ -14,8 +14,8 @@ KEY = ('<p class="note key"><span><svg width="26" height="10" aria-hidden="true"
        'class="curve fit"/></svg> training samples</span></p>')
 EXTENT = (("parameters", "Parameters", "parameters"), ("macs", "MACs per sample", "macs"),
           ("bytes", "Bytes as int8, about", "size"))
-ROUNDED = ("Quantization-aware training rounds each channel by a scale of its own, so that a "
-           "kernel has more distinct values than any one of its channels.")
+ROUNDED = ("Quantization-aware training rounds some kernels with a scale for each channel, so that "
+           "they have more distinct values than any one of their channels.")
 
 
 def section(report: Report) -> str:
@@ -72,7 +72,7 @@ def _share(record: dict) -> str:
     share = trained.number(record, "zeros")
     if share is None:
         return ""
-    return f"{esc(words.percent(share))}{svg.small_bar(share, 1.0)}"
+    return f"<span>{esc(words.percent(share))}</span>{svg.small_bar(share, 1.0)}"
 
 
 def _kernels(report: Report) -> str:
@@ -87,7 +87,9 @@ def _kernels(report: Report) -> str:
         ("Zeros", _share, "bar share-of"),
         ("Distinct values", lambda k: esc(words.plain(k.get("distinct", ""))), "figure"),
     ], found) if found else ""
-    if table and trained.asked(report, "cluster") and trained.asked(report, "qat"):
+    stage = trained.asked(report, "cluster")
+    if stage and trained.asked(report, "qat") and \
+            any((k.get("distinct") or 0) > stage.get("clusters", 256) for k in found):
         table = table.removesuffix("</div>") + notes([ROUNDED]) + "</div>"
     return table
 
@@ -121,7 +123,8 @@ def _left(record: dict) -> str:
     before, after = (trained.number(record, k) for k in ("before", "after"))
     if not before or after is None:
         return ""
-    return f"{esc(words.percent(after / before))}{svg.small_bar(after / before, 1.0)}"
+    return f"<span>{esc(words.percent(after / before))}</span>" \
+           f"{svg.small_bar(after / before, 1.0)}"
 
 
 def _skipped(report: Report) -> str:

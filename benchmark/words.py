@@ -15,7 +15,7 @@ from ..artifact import Measurement, Row
 HIGHER_IS_BETTER = {"accuracy": True, "top5": True, "auc": True, "mae": False, "rmse": False}
 TITLES = {
     "size": "Size", "size_gzip": "Gzip", "latency": "Latency",
-    "latency_threads": "Latency, threads", "load_time": "Load time",
+    "latency_threads": "Latency with threads", "load_time": "Load time",
     "throughput": "Throughput", "peak_memory": "Peak memory",
     "accuracy": "Accuracy", "top5": "Top-5 accuracy", "auc": "AUC", "mae": "MAE", "rmse": "RMSE",
     "snr": "SNR", "agreement": "Agreement", "cosine": "Cosine similarity",
@@ -26,13 +26,14 @@ TITLES = {
     "npu_latency_estimate": "Latency on the accelerator, estimate",
     "npu_cycles": "Cycles on the NPU", "ram": "RAM", "dram": "DRAM", "flash": "Flash",
     "micro_difference": "Difference from LiteRT in TFLite Micro",
-    "latency_webgl": "Latency, WebGL", "latency_webgpu": "Latency, WebGPU",
-    "snr_webgl": "SNR, WebGL", "snr_webgpu": "SNR, WebGPU",
+    "latency_webgl": "Latency on WebGL", "latency_webgpu": "Latency on WebGPU",
+    "snr_webgl": "SNR on WebGL", "snr_webgpu": "SNR on WebGPU",
     "transfer_gzip": "Download, gzip", "transfer_brotli": "Download, brotli",
     "runtime_transfer": "Download of the runtime",
 }
 GLUE = "\N{NO-BREAK SPACE}"
 UNIT = re.compile(r"(?<=\d) (?=[%kMGBmdµ])")  # between a figure and its unit
+NEGATIVE = re.compile(r"(?<![\w.\-–/])-(?=\d)")
 BYTES = ("size", "size_gzip", "peak_memory")
 SHARES = ("accuracy", "top5", "agreement", "zeros")
 BITS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32,
@@ -196,6 +197,16 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def minus(text: object) -> str:
+    """Text with a minus sign, not a hyphen, before negative figures."""
+    return NEGATIVE.sub("−", clean(text))
+
+
+def inside(title: str) -> str:
+    """A title as it stands within a sentence; `SNR` stays as it is."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
 def finding_text(finding: dict) -> str:
     """A finding as one line: text, advice, and the layers where the error begins."""
     said = "; ".join(clean(finding[k]) for k in ("text", "advice") if finding.get(k))
@@ -207,7 +218,8 @@ def finding_text(finding: dict) -> str:
 
 LABELS = {"sha256": "SHA-256", "cpu": "CPU", "os": "OS", "max_drop": "Largest drop allowed",
           "held_back": "Held back", "load": "Load at start", "memory_bytes": "Memory",
-          "qat": "Quantization-aware training", "prune_to": "Prune channels to"}
+          "qat": "Quantization-aware training", "prune_to": "Prune channels to",
+          "spec": "Taken from"}
 
 
 def label(key: str) -> str:

@@ -140,3 +140,6 @@ def test_sizes_in_the_pages_are_those_measured():
                             ("cluster", "chain", "gzip"), ("qat", "qat", "bytes"),
                             ("qat", "int4", "bytes")):
         assert f"{files[name][key]:,}" in said[page], f"{page}: {files[name][key]:,}"
+    equal, *_ = told["qat"]["file"]["apart"]["steps"]
+    worst = told["qat"]["file4"]["agreement"]["steps"]
+    assert f"{equal:,} of the" in said["qat"] and f"differs by {worst:.0f} steps" in said["qat"]

@@ -1,6 +1,7 @@
 """Every command and program on the pages of the documentation is run, page by page."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 DOCS = ROOT / "docs"
+FETCHED = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 FEW = 14  # blocks that cannot be run on a machine like this
 
 
@@ -64,5 +66,6 @@ def test_the_site_can_be_built(tmp_path):
                            "--site-dir", tmp_path / "site"], capture_output=True, text=True,
                           cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    page = (tmp_path / "site" / "index.html").read_text()
-    assert "https://fonts" not in page and "cdn" not in page
+    for page in (tmp_path / "site").rglob("*.html"):
+        assert not FETCHED.findall(page.read_text()), f"{page} fetches from elsewhere"
+        assert not re.search(r"\[\^\d+\]", page.read_text()), f"{page}: a note"

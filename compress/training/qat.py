@@ -1,6 +1,6 @@
 """Quantization-aware training: the roundings of the int8 file, put into the Keras model.
 
-Weights are rounded per channel (`forms.fake_quantize`), activations per tensor where TFLite rounds
+Weights are rounded per kernel or channel (`forms.Form`), activations per tensor where TFLite rounds
 them (`sites`), with ranges that start from calibration and are then learned. As in B. Jacob and
 others, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference" (arXiv 1712.05877); learned ranges as in arXiv 1903.08066.

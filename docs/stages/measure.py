@@ -182,7 +182,6 @@ def own_training(source, data: dict, place: Path) -> dict:
         values = _kernel(model)
         told.append({"stage": recipe.name_of(stage), "epochs": points,
                      "zeros": float((values == 0).mean()), "distinct": int(len(np.unique(values))),
-                     "most": int(max(len(np.unique(values[:, c])) for c in range(64))),
                      "accuracy": _accuracy(model, data)})
     return {"fits": told, "file": _file(own_loop.quantized(wrapped), source, place)}
 

@@ -163,7 +163,8 @@ def quantized(told: dict) -> str:
         bars = box(0, 0, axis.at(one["learned"][1]), 18, "c") + \
             box(0, 5, axis.at(one["seen"][1]), 8, "hollow")
         parts += [word(384, y + 13, one["layer"], "ink", "end"), panel(392, y, 240, 20, bars),
-                  word(642, y + 13, f"{one['outside']:.3%} cut off")]
+                  word(642, y + 13, f"{percent(one['outside'], 3)} cut off"
+                       if one["outside"] else "nothing cut off")]
     foot = 78 + 30 * len(ranges)
     parts += [panel(392, foot, 240, 20, ruler(axis, -4, 2)),
               square(392, foot + 30, "c"), word(408, foot + 39, "learned range: 256 steps"),
@@ -216,8 +217,9 @@ def _agreement(file: dict, x: float, y: float) -> list[str]:
         at += share
     told = [f"equal: {counts[0]:,}"] + [f"{n} step{'s' * (n > 1)} apart: {c:,}"
                                         for n, c in enumerate(counts) if n and c]
+    same = file["apart"]["same"]
     return [*parts, word(x, y + 50, ", ".join(told) + "; a step is 1/256"),
-            word(x, y + 68, f"the same digit in {file['apart']['same']:.1%} of them")]
+            word(x, y + 68, f"the same digit in {percent(same) if same < 1 else 'all'} of them")]
 
 
 def distilled(told: dict) -> str:
@@ -276,13 +278,12 @@ def own_loop(told: dict) -> str:
             f"<title>{e['accuracy']:.2%}, {e['zeros']:.0%} zeros</title></circle>"
             for (x, y), e in zip(points, fit["epochs"], strict=True))
         number = "abc".index(style)
-        says = {"prune": f"{fit['zeros']:.0%} zeros in the dense kernel",
-                "cluster": f"{fit['zeros']:.0%} zeros, {fit['distinct']} values",
-                "qat": f"{fit['zeros']:.0%} zeros, ≤ {fit['most']} values per channel"}
+        says = f"{percent(fit['zeros'], 0)} zeros" + (
+            " in the dense kernel" if style == "a" else f", {fit['distinct']} values")
         x = EDGE + 44 + 220 * number
         parts += [square(x, 269, style), word(x + 16, 278, f"fit {number + 1}: {fit['stage']}",
                                               "head"),
-                  word(x + 16, 296, says[fit["stage"]]),
+                  word(x + 16, 296, says),
                   word(x + 16, 314, f"{percent(fit['accuracy'])} of the test digits")]
         at += len(fit["epochs"])
         if at < count:
@@ -384,8 +385,8 @@ def _bars(values: list[float], style: str) -> str:
     return "".join(parts)
 
 
-def percent(value: float) -> str:
-    return f"{value:.1%}".replace("%", " %")
+def percent(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}%}".replace("%", " %")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,20 @@ def test_a_mark_tells_its_figures_lights_its_row_and_leads_to_its_account(tmp_pa
     assert (place, name) == ("#t5", "tflite-int8")
 
 
+def test_marks_under_one_another_are_named_together(tmp_path):
+    rows = [samples.row(**samples.SOURCE), samples.row("micro", 36_960, accuracy=0.87),
+            samples.row("tflite-int8", 36_976, accuracy=0.87),
+            samples.row("tflite-float16", 90_000, accuracy=0.872)]
+    found = driven(report.html(samples.report(rows)), """
+        return [1, 3].map((number) => {
+          const points = [...document.querySelectorAll(`a.point[data-t="${number}"]`)];
+          const point = points.find((one) => one.getBoundingClientRect().width);
+          point.dispatchEvent(new Event("pointerenter"));
+          return document.querySelector(".tip").lastChild.textContent;
+        });""", tmp_path)
+    assert found[0] == "Also here: tflite-int8" and not found[1].startswith("Also")
+
+
 def test_axes_are_chosen_without_the_script(tmp_path):
     page = re.sub(r"<script>.*?</script>", "", report.html(samples.places()), flags=re.S)
     found = driven(page, """

@@ -32,6 +32,35 @@ def test_labels_of_a_crowded_plot_never_overlap():
     assert len(taken) > 5
 
 
+def test_every_mark_of_a_crowded_plot_has_its_name_or_number_and_no_line_runs_through_one():
+    rows = [samples.row("source", 181, accuracy=0.988)] + [
+        samples.row(n, s, accuracy=a) for n, s, a in (
+            ("tflite-float32", 123, 0.978), ("tflite-float16", 65.4, 0.978),
+            ("tflite-dynamic", 36.6, 0.978), ("tflite-int8", 37.0, 0.980),
+            ("onnx-int8", 50.6, 0.980), ("onnx-float32", 124, 0.978), ("litert-js", 65.4, 0.978))]
+    points = [(r, 0.13 + 0.84 * r.value("size") / 188, 263 - 21600 * (r.value("accuracy") - 0.978))
+              for r in rows]
+    lines = pareto._steps(points)
+    for width in (326.0, 430.0, 830.0):
+        crossed = [(x1 * width, min(y1, y2) - 1, x2 * width, max(y1, y2) + 1)
+                   for x1, y1, x2, y2 in lines]
+        parts = pareto._labels(points, rows[4], {id(r): str(i) for i, r in enumerate(rows)}, lines)
+        assert all(p.count("<text") == len(rows) for p in parts)
+        order, numbers = list(points), {id(r): str(i) for i, r in enumerate(rows)}
+        for _, _, (box, *_) in pareto._arranged(order, width, numbers, crossed)[0]:
+            assert not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3]
+                           for t in crossed)
+
+
+def test_what_numbers_are_is_said_where_there_are_numbers():
+    plot = pareto.charts(samples.usual())[0].plots[0]
+    few = dataclasses.replace(plot, svg=plot.svg.replace("label numbered", "label "))
+    assert deciding.NUMBERS not in deciding._figure(few)
+    many = dataclasses.replace(few, svg=few.svg.replace(
+        'class="narrow" aria-hidden="true">', 'class="narrow" aria-hidden="true"><text '
+        'class="label numbered">1</text>', 1))
+    assert pareto.numbered(many) == ["narrow"]
+    assert f'<span class="when narrow">{deciding.NUMBERS}' in deciding._figure(many)
 
 
 def test_front_by_hand():

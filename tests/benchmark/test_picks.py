@@ -96,6 +96,21 @@ def test_equal_sizes_are_said():
     assert found.near == ("micro",) and "micro has the same size" in found.why
 
 
+def test_the_only_one_within_the_budget_is_not_called_the_only_one_timed():
+    given = three(one=(2.0, 2.1), two=(4.0, 4.1))
+    worse = [r if r.target in ("source", "tflite-int8") else dataclasses.replace(
+        r, measurements=tuple(dataclasses.replace(m, values=(0.5,)) if m.name == "accuracy" else m
+                              for m in r.measurements)) for r in given.rows]
+    found = {p.kind: p for p in picks.every(dataclasses.replace(given, rows=tuple(worse)))}
+    assert "the only one within the budget there" in found["fastest"].why
+
+
+def test_sizes_that_read_the_same_are_told_apart_in_bytes():
+    rows = [samples.row(**samples.SOURCE), samples.row("micro", 36_960, accuracy=0.87),
+            samples.row("tflite-int8", 36_976, accuracy=0.87)]
+    assert "next is tflite-int8 with 16 bytes more" in picks.every(samples.report(rows))[0].why
+
+
 def test_accuracies_within_their_intervals_are_not_told_apart():
     found = only(samples.usual(), "most_accurate")
     assert set(found.near) == {"keras", "tflite-float32", "tflite-dynamic", "tflite-int8"}

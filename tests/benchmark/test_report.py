@@ -18,7 +18,7 @@ import pytest
 import report_samples as samples
 from report_samples import Page
 
-from tfcompress.artifact import Measurement, Report, Row
+from tfcompress.artifact import Measurement, Report, Row, Step
 from tfcompress.benchmark import deciding, plots, report, summary, svg, words
 from tfcompress.errors import OutputError, UsageError
 
@@ -278,6 +278,31 @@ def test_what_was_not_measured_is_said_with_its_reason():
     assert "Agreement" in report.html(samples.usual())
 
 
+def test_what_goes_without_saying_is_left_out():
+    given = samples.usual()
+    given = dataclasses.replace(
+        given, command="tfcompress shrink m.keras", recipe={"samples": 200},
+        source={**given.source, "format": "keras3", "kind": "keras3", "optimizer_bytes": 0},
+        data={**given.data, "random": False, "held_back": 2000, "evaluated": 2000,
+              "range": {"image": [0.0, 16.0]}})
+    page = report.html(given)
+    for term in ("Optimizer bytes", "Random", "Evaluated", "Samples"):
+        assert f"<dt>{term}</dt>" not in page
+    assert "<dd>image = 0 to 16</dd>" in page and "<dt>Kind</dt><dd>keras3" not in page
+    unusual = dataclasses.replace(given, source={**given.source, "optimizer_bytes": 5000})
+    assert "<dt>Optimizer bytes</dt>" in report.html(unusual)
+
+
+def test_steps_say_what_was_asked_and_not_what_was_left_alone():
+    config = {"backend": "native", "onnx": [[None, None]], "trim": False, "seed": 0,
+              "samples": "ab" * 32}
+    step = Step("quantize", config, 0.0, "c" * 64, "d" * 64)
+    row = samples.row("tflite-int8", 10, accuracy=0.8)
+    row = dataclasses.replace(row, artifact=dataclasses.replace(row.artifact, steps=(step,)))
+    page = report.html(samples.report([samples.row(**samples.SOURCE), row]))
+    assert "backend = native, seed = 0, samples = abababababab<" in page
+
+
 def test_columns_without_figures_fold_away():
     assert summary.columns(samples.bare()) == ["size"]
     assert summary.columns(samples.single()) == ["size", "size_gzip", "latency", "metric", "snr"]
@@ -289,7 +314,7 @@ def test_columns_without_figures_fold_away():
 def test_paired_interval_of_the_change_comes_before_wilsons():
     given = samples.usual()
     cell = summary.cell(given, given.rows[5], "metric")
-    assert cell.main == "87.19 → 87.07 %" and cell.sub == "−0.52 to +0.28 points"
+    assert cell.main == "87.19 → 87.07 %" and cell.sub == "−0.12 points [−0.52, +0.28]"
     assert "paired on the same 2,000 samples" in report.html(given)
     crowd = samples.crowd()
     assert "Wilson" in summary.interval_note(crowd) and "paired" not in summary.interval_note(crowd)

@@ -164,6 +164,13 @@ def test_what_appeared_and_disappeared():
         assert "keras" in text and ("absent" in text or "not in this run" in text)
 
 
+def test_what_holds_of_every_line_is_said_once():
+    before = samples.usual()
+    after = dataclasses.replace(before, data={**before.data, "evaluated": 500})
+    page = runs_views.html(compared(before, after))
+    assert "SNR is not compared: other data." in page and page.count("other data") < 5
+
+
 def test_three_runs_are_held_against_the_first():
     found = compared(samples.usual(), changed(samples.usual(), "keras", size=[1000.0]),
                      changed(samples.usual(), "keras", size=[662_400.0]))

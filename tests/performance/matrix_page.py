@@ -101,6 +101,8 @@ class Notes:
         self.texts: list[str] = []
 
     def __call__(self, text: str) -> str:
+        if not text:
+            return ""
         if text not in self.texts:
             self.texts.append(text)
         return f"[^{self.texts.index(text) + 1}]"
