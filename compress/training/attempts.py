@@ -94,8 +94,8 @@ class Attempts:
             notes.append(f"no gradient reaches {obstacles.names(unreached)}: {stage} was applied "
                          "to it without training")
         if self.obstacles.guarded:
-            notes.append("some gradients are not finite, as that of the root of zero: they count as"
-                         " zero")
+            notes.append("some gradients are not finite, as at the root of zero or where data are "
+                         "NaN: they count as zero")
         if self._lost:
             notes.append(f"{stage}: weights whose gradient is not finite were not trained in "
                          f"{self._lost:.0%} of the steps of the first epoch")

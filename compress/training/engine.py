@@ -34,7 +34,8 @@ from . import (
 from .checkpoint import Best, Checkpoint
 
 KEPT_ZEROS = forms.KEPT_ZEROS
-NO_GRADIENT = "no output has a gradient: the stages were applied without training"
+NO_GRADIENT = ("no output has a gradient and a row for each sample: the stages were applied "
+               "without training")
 JIT = False
 LEAST_STEP = 0.99  # a round that would leave more of the model than this is not worth it
 

@@ -47,7 +47,8 @@ class Form:
             table = self.table.value
             if self.mask is not None:
                 table = tf.concat([tf.zeros([1], table.dtype), table], 0)
-            value = tf.gather(table, self.places.value) + (value - tf.stop_gradient(value))
+            shared = tf.cast(tf.gather(table, self.places.value), value.dtype)
+            value = shared + (value - tf.stop_gradient(value))
         if self.bits:
             value = fake_quantize(value, self.bits, () if self.whole else self.kernel.channels)
         return value
@@ -253,7 +254,8 @@ def wrapped_class() -> type:
             return [(g if g is None else obstacles.finite(g), v) for g, v in pairs]
 
         def call(self, inputs: Any, training: bool = False) -> list:
-            outputs = keras.tree.flatten(super().call(inputs, training))
+            outputs = [tf.sparse.to_dense(x) if isinstance(x, tf.SparseTensor) else x
+                       for x in keras.tree.flatten(super().call(inputs, training))]
             for output, shape in zip(outputs, self._hidden["shapes"], strict=False):
                 if output.shape.rank is None:
                     output.set_shape((None, *shape[1:]))
