@@ -91,8 +91,8 @@ class Attempts:
         elif self.xla:
             notes.append(BY_XLA)
         if unreached:
-            notes.append(f"no gradient reaches {obstacles.names(unreached)}: {stage} was applied "
-                         "to it without training")
+            notes.append(f"no gradient reaches {obstacles.names(unreached)}: there the stages were "
+                         "applied without training")
         if self.obstacles.guarded:
             notes.append("some gradients are not finite, as at the root of zero or where data are "
                          "NaN: they count as zero")
