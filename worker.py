@@ -158,6 +158,8 @@ def time_source(payload: dict, progress: Progress) -> dict:
         load.call(loaded, one)
         times.append((time.perf_counter_ns() - before) / 1e6)
     note = "TensorFlow, all threads; not interleaved with the artifacts"
+    if "xla" in loaded.compiled:
+        note += "; compiled by XLA, since an operator has no kernel here"
     return {"measurements": [Measurement("latency", "ms", tuple(times), note).to_dict()]}
 
 

@@ -193,7 +193,7 @@ def _switched(loaded: load.Loaded, arrays: list) -> tuple[load.Loaded, Any, list
     size = loaded.inputs[0].shape[0] or 1
     seen = flow.record(loaded.run, [
         tf.constant(np.asarray(a[:size]).astype(tf.as_dtype(s.dtype).as_numpy_dtype), s.dtype)
-        for a, s in zip(arrays, loaded.inputs, strict=True)])
+        for a, s in zip(arrays, loaded.inputs, strict=True)], traced="xla" in loaded.compiled)
     plan = sites.plan(seen, ["" for _ in loaded.inputs], set())
     after = [s for s in plan.sites if s.kind == "after"]
     number = {(s.key, s.place): i for i, s in enumerate(after)}
@@ -218,7 +218,8 @@ def _switched(loaded: load.Loaded, arrays: list) -> tuple[load.Loaded, Any, list
         with flow.listening(around):
             return loaded.run(list(tensors))
 
-    twin = dataclasses.replace(loaded, compiled=loaded.compiled | {"function": tf.function(run)})
+    compiled = tf.function(run, jit_compile=loaded.compiled.get("xla"))
+    twin = dataclasses.replace(loaded, compiled=loaded.compiled | {"function": compiled})
     return twin, which, [_owner(seen, s) for s in after]
 
 

@@ -121,16 +121,56 @@ def call(loaded: Loaded, arrays: list) -> list:
     if "function" not in loaded.compiled:
         loaded.compiled["function"] = tf.function(lambda *tensors: loaded.run(list(tensors)))
     fixed = loaded.inputs[0].shape[0] or loaded.compiled.get("batch")
-    size = fixed or _batch_size(arrays)
     reset_states(loaded)
-    try:
-        parts = _run_batches(loaded, arrays, size)
-    except (ValueError, tf.errors.InvalidArgumentError):
-        if fixed or size == 1:
-            raise
-        loaded.compiled["batch"] = 1  # the model was written for one sample at a time
-        parts = _run_batches(loaded, arrays, 1)
+    parts = _first_that_runs(loaded, arrays, [fixed] if fixed else
+                             list(dict.fromkeys([_batch_size(arrays), 1])))
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _first_that_runs(loaded: Loaded, arrays: list, sizes: list[int]) -> list[list]:
+    """Outputs per batch, in batches of the first size that the model takes.
+
+    A model that was written for one sample at a time takes only that. Where an operator has no
+    kernel for this processor, XLA compiles the model. What worked is remembered.
+    """
+    import tensorflow as tf
+
+    failed: Exception | None = None
+    known = "xla" in loaded.compiled
+    for xla in (False,) if known else (False, True):
+        if xla:
+            if not lacks_kernel(failed):
+                break
+            plain = loaded.compiled["function"]
+            loaded.compiled["function"] = tf.function(
+                lambda *tensors: loaded.run(list(tensors)), jit_compile=True)
+        for size in sizes:
+            try:
+                parts = _run_batches(loaded, arrays, size)
+            except (ValueError, tf.errors.InvalidArgumentError,
+                    tf.errors.UnimplementedError) as error:
+                failed = failed or error
+                continue
+            if size == 1 != sizes[0]:
+                loaded.compiled["batch"] = 1
+            if xla:
+                loaded.compiled["xla"] = True
+            return parts
+        if xla:
+            loaded.compiled["function"] = plain
+    raise failed
+
+
+def lacks_kernel(error: Exception | None) -> bool:
+    """Whether an operator has no kernel for this processor, where XLA may help.
+
+    Other errors are not for XLA, which would go on with indices that are out of range.
+    """
+    import tensorflow as tf
+
+    return isinstance(error, tf.errors.UnimplementedError) or (
+        isinstance(error, tf.errors.OpError)
+        and bool(re.search(r"OpKernel|not (?:yet )?support|only supports", error.message)))
 
 
 def reset_states(loaded: Loaded) -> None:

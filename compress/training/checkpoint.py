@@ -80,7 +80,8 @@ class Checkpoint:
             arrays |= {f"range/{i}": v.numpy() for i, v in enumerate(engine.hooks.variables())}
         told = {"stage": stage, "phase": phase, "epoch": epoch, "history": engine.history,
                 "model": engine.model_file, "slimmed": engine.slimmed,
-                "skipped": engine.skipped, "shared": engine.shared,
+                "skipped": engine.skipped, "shared": engine.shared, "notes": engine.notes,
+                "guarded": engine.attempts.obstacles.guarded,
                 "whole": [form.whole for form in engine.forms.values()]}
         if state is not None:
             arrays |= {f"optimizer/{i}": v.numpy()
@@ -112,6 +113,8 @@ class Checkpoint:
                         variable.assign(held[f"range/{i}"])
         for name in ("history", "skipped", "slimmed", "shared"):
             setattr(engine, name, told[name])
+        engine.notes = list(dict.fromkeys([*told["notes"], *engine.notes]))
+        engine.attempts.obstacles.guarded = told["guarded"]
         engine.model_file = told["model"]
 
     def restore_state(self, state: Any) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DataError, UsageError
 from ..models import copying, load, signature
 from . import (
+    attempts,
     augment,
     cluster,
     curves,
@@ -22,6 +24,7 @@ from . import (
     forms,
     kernels,
     losses,
+    obstacles,
     prune,
     qat,
     rates,
@@ -31,7 +34,8 @@ from . import (
 from .checkpoint import Best, Checkpoint
 
 KEPT_ZEROS = forms.KEPT_ZEROS
-NO_GRADIENT = "no output has a gradient: the stages were applied without training"
+NO_GRADIENT = ("no output has a gradient and a row for each sample: the stages were applied "
+               "without training")
 JIT = False
 LEAST_STEP = 0.99  # a round that would leave more of the model than this is not worth it
 
@@ -82,6 +86,7 @@ class Engine:
         self.quantized: qat.FakeQuantized | None = None
         self.history: list[dict] = []
         self.skipped: list[dict] = []
+        self.attempts = attempts.Attempts("xla" in loaded.compiled)
         self.slimmed: dict | None = None
         self.shared = False  # whether all clustered kernels have one codebook
         self.model_file: str | None = None  # of the slimmed model, within the checkpoint
@@ -94,6 +99,7 @@ class Engine:
 
     def _split(self) -> None:
         fixed = self.loaded.inputs[0].shape[0] if self.loaded.inputs[0].shape else None
+        fixed = fixed or self.loaded.compiled.get("batch")
         self.train_rows, self.held = self.data.split(self.training.validation, self.seed)
         self.size = fixed or max(1, min(self.training.batch_size, len(self.train_rows)))
         if self.size > len(self.train_rows):
@@ -111,6 +117,7 @@ class Engine:
         import keras
 
         self.model, (_, self.pack) = model, signature.inputs(model, "keras3")
+        self.attempts.obstacles.found.clear()
         self.unfrozen, self.frozen = [], []
         for layer in model._flatten_layers(include_self=True):
             if list(layer._layers):
@@ -184,9 +191,12 @@ class Engine:
                              f"its layers are {names}")
         self.skipped += [{"stage": name} | s for s in skipped]
         self.mine = [self.forms.setdefault(id(k.variable), forms.Form(k)) for k in found]
+        if not found:
+            self._note(f"{name}: no weights of the model take part")
         if isinstance(stage, recipe.Qat):
             self._keep_zeros([] if again else self.mine)
-            self.hooks = qat.begin(self.model, self.pack, self._calibration(), stage, self.mine)
+            self.hooks = qat.begin(self.model, self.pack, self._calibration(), stage, self.mine,
+                                   "xla" in self.loaded.compiled)
             self.skipped += [{"stage": name} | s for s in self.hooks.skipped]
         elif again:
             return
@@ -251,25 +261,20 @@ class Engine:
 
     def _train(self, number: int, stage: recipe.Stage, phase: Phase, start: int,
                policy: str) -> None:
-        import numpy as np
-
         name, steps = recipe.name_of(stage), self._steps()
         epochs, total = phase.end - phase.first, self.recipe.epochs(stage, steps)
-        wrapped = self.compiled(stage, steps * epochs, policy)
-        state = Best(wrapped)
-        if start > phase.first:
-            self.checkpoint.restore_state(state)
-        learns = self.objective.trains
+        ready = functools.partial(self._ready, stage, steps * epochs, policy, start > phase.first)
+        wrapped, state = ready()
+        learns = self.objective.trains and not self.attempts.untrained
         for epoch in range(start, phase.end if learns else start):
             begin = time.perf_counter()
-            rows = np.random.default_rng((self.seed, number, epoch)).permutation(self.train_rows)
-            watch = [self._watch(stage, epoch * steps, steps * epochs)]
-            try:
-                told = wrapped.fit(self._batches(rows, (self.seed, number, epoch)), verbose=0,
-                                   shuffle=False, callbacks=watch).history
-            except ValueError as error:
-                if "No gradients provided" not in str(error):
-                    raise
+            fit = functools.partial(self._fit, stage, number, epoch, epoch * steps, steps * epochs)
+            if epoch == start:
+                wrapped, state, told = self.attempts.first(
+                    ready, (wrapped, state), fit, self._search, may_guard=epoch == phase.first)
+            else:
+                told = fit(wrapped)
+            if not told:
                 learns = False
                 break
             record = {"stage": name, "epoch": epoch, "loss": float(told["loss"][0]),
@@ -289,8 +294,9 @@ class Engine:
                 break
         if isinstance(stage, recipe.Prune) and not (learns and epochs):
             prune.grow(self.mine, stage, prune.shares(self.model, stage), 1, 1)
-        if not learns and NO_GRADIENT not in self.notes:
-            self.notes.append(NO_GRADIENT)
+        if not learns and not self.attempts.untrained:
+            self._note(NO_GRADIENT)
+        self._say_what_was_found(name, wrapped.unreached if learns else ())
         state.restore_best()
         self._fold()
         if self.checkpoint:
@@ -298,12 +304,47 @@ class Engine:
             after = (number + 1, 0, 0) if last else (number, phase.nth + 1, phase.end)
             self.checkpoint.save(self, None, *after)
 
+    def _ready(self, stage: recipe.Stage, steps: int, policy: str, again: bool) -> tuple:
+        """The model in training and its best weights; those of the checkpoint if `again`."""
+        wrapped = self.compiled(stage, steps, policy)
+        state = Best(wrapped)
+        if again:
+            self.checkpoint.restore_state(state)
+        return wrapped, state
+
+    def _fit(self, stage: recipe.Stage, number: int, epoch: int, before: int, steps: int,
+             wrapped: Any) -> dict:
+        """One epoch, `before` so many of the stage's steps were made; gives what Keras tells."""
+        import numpy as np
+
+        seed = self.seed, number, epoch
+        rows = np.random.default_rng(seed).permutation(self.train_rows)
+        return wrapped.fit(self._batches(rows, seed), verbose=0, shuffle=False,
+                           callbacks=[self._watch(stage, before, steps)]).history
+
+    def _search(self, found: obstacles.Obstacles) -> list:
+        return found.search(self.model, self.pack, self._calibration()[0])
+
+    def _say_what_was_found(self, name: str, unreached: Collection[int]) -> None:
+        """What could not be trained, in words; each once."""
+        notes, skipped = self.attempts.told(name, [
+            f.kernel.layer for f in self.forms.values() if id(f.kernel.variable) in unreached])
+        for note in notes:
+            self._note(note)
+        self.skipped += [s for s in skipped if s not in self.skipped]
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
     def compiled(self, stage: recipe.Stage, steps: int, policy: str) -> Any:
         """The model in training; a teacher is asked on the fly where inputs are augmented."""
         teacher = self.loaded.run if self.augment and self._needs_teacher() else None
         made = forms.wrapped_class()(self.model, self.pack, list(self.forms.values()),
-                                     self.objective, self.hooks, teacher)
-        made.compile(optimizer=self._optimizer(stage, steps, policy), jit_compile=JIT)
+                                     self.objective, self.hooks, teacher, self.attempts.obstacles,
+                                     [s.shape for s in self.loaded.outputs])
+        made.compile(optimizer=self._optimizer(stage, steps, policy),
+                     jit_compile=JIT or self.attempts.xla)
         made.optimizer.build(made.trainable_variables)
         return made
 
@@ -387,8 +428,8 @@ class Engine:
             self.skipped = [{"stage": "structured"} | s for s in self.slimmed.pop("skipped")] + \
                 self.skipped
         rounded = {id(f.kernel.variable): f for f in self.forms.values() if f.bits}
-        self.quantized = self.hooks and qat.FakeQuantized(self.model, self.hooks, self.pack,
-                                                          rounded)
+        self.quantized = self.hooks and qat.FakeQuantized(
+            self.model, self.hooks, self.pack, rounded, xla="xla" in self.loaded.compiled)
 
     def table(self) -> list[dict]:
         """What became of each kernel."""

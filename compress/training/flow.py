@@ -47,10 +47,11 @@ class Flow:
 
 
 @contextlib.contextmanager
-def listening(around: Callable[[Any, int, Callable[[], Any]], Any]) -> Iterator[None]:
+def listening(around: Callable[[Any, int, Callable, Any], Any]) -> Iterator[None]:
     """Call `around(op, nth, call, arguments)` instead of each leaf while models run.
 
-    `call()` makes the call itself. What happens inside a leaf is not seen.
+    `call()` makes the call itself, with other keyword arguments where some are given. What happens
+    inside a leaf is not seen.
     """
     from keras.src.ops.operation import Operation
 
@@ -64,7 +65,8 @@ def listening(around: Callable[[Any, int, Callable[[], Any]], Any]) -> Iterator[
         nth = counts[id(op)] = counts.get(id(op), -1) + 1
         inside[0] = True
         try:
-            return around(op, nth, lambda: original(op, *args, **kwargs), (args, kwargs))
+            return around(op, nth, lambda **changed: original(op, *args, **(kwargs | changed)),
+                          (args, kwargs))
         finally:
             inside[0] = False
 
@@ -94,9 +96,19 @@ def _closed() -> tuple[type, ...]:
             keras.layers.TimeDistributed)
 
 
-def record(run: Callable[[list], list], tensors: list) -> Flow:
-    """The calls that `run(tensors)` makes, eagerly, on tensors of a TensorFlow type."""
+def record(run: Callable[[list], list], tensors: list, traced: bool = False) -> Flow:
+    """The calls that `run(tensors)` makes on tensors of a TensorFlow type.
+
+    It runs eagerly, or is only `traced`, where it cannot be run as it is.
+    """
     flow = Flow(starts=[id(t) for t in tensors], kept=list(tensors))
+    if traced:
+        import tensorflow as tf
+
+        made: list[Flow] = []
+        tf.function(lambda *given: made.append(record(run, list(given))), autograph=False
+                    ).get_concrete_function(*tensors)
+        return made[0]
 
     def around(op: Any, nth: int, call: Callable[[], Any], arguments: Any) -> Any:
         results = call()

@@ -10,6 +10,7 @@ import contextlib
 import functools
 from typing import Any
 
+from . import flow, obstacles
 from .kernels import Kernel
 
 KEPT_ZEROS = 0.1  # kernels with a larger share of zeros than this keep them in later stages
@@ -46,7 +47,8 @@ class Form:
             table = self.table.value
             if self.mask is not None:
                 table = tf.concat([tf.zeros([1], table.dtype), table], 0)
-            value = tf.gather(table, self.places.value) + (value - tf.stop_gradient(value))
+            shared = tf.cast(tf.gather(table, self.places.value), value.dtype)
+            value = shared + (value - tf.stop_gradient(value))
         if self.bits:
             value = fake_quantize(value, self.bits, () if self.whole else self.kernel.channels)
         return value
@@ -156,6 +158,7 @@ def fake_quantize(value: Any, bits: int, channels: tuple[int, ...]) -> Any:
 def formed_class() -> type:
     """The Keras model that calls another one with its kernels in other forms."""
     import keras
+    import tensorflow as tf
 
     class Formed(keras.Model):
         """Takes the inner model's inputs, gives its outputs; compiled and fitted as any model.
@@ -165,14 +168,18 @@ def formed_class() -> type:
             pack: From a list of tensors to the model's arguments (`signature.inputs`).
             forms: One per kernel.
             hooks: None, or a context manager to call the inner model in (`qat.Ranges`).
+            around: None, or another one, around that (`obstacles.Obstacles`).
         """
 
-        def __init__(self, inner: Any, pack: Any, forms: list[Form], hooks: Any = None):
+        def __init__(self, inner: Any, pack: Any, forms: list[Form], hooks: Any = None,
+                     around: Any = None):
             super().__init__(name="wrapped")
             self.inner = inner
             self.extra = list({id(v): v for f in forms for v in f.variables()}.values())
             self.ranges = hooks.variables() if hooks else []
-            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks}
+            nothing = contextlib.nullcontext()
+            self._hidden = {"pack": pack, "forms": forms, "hooks": hooks,
+                            "contexts": (hooks or nothing, around or nothing)}
             self.output_names = getattr(inner, "output_names", None)
             self.built = True
 
@@ -184,14 +191,17 @@ def formed_class() -> type:
             args, kwargs = hidden["pack"](tensors)
             mapping = [(f.kernel.variable, f.value()) for f in hidden["forms"]]
             formed = {id(variable) for variable, _ in mapping}
-            with keras.StatelessScope(mapping, collect_losses=True) as scope:
-                with hidden["hooks"] or contextlib.nullcontext():
-                    outputs = self.inner(*args, training=training, **kwargs)
+            inside, outside = hidden["contexts"]
+            with keras.StatelessScope(mapping, collect_losses=True) as scope, inside, \
+                    outside if training else contextlib.nullcontext():
+                outputs = self.inner(*args, training=training, **kwargs)
             for loss in scope.losses if training else ():
                 self.add_loss(loss)
             for variable in self.inner.variables:  # moving averages, seeds
                 value = scope.get_current_value(variable)
                 if value is not None and id(variable) not in formed:
+                    if flow.is_float(value):  # a NaN in the data is not to stay in an average
+                        value = tf.where(tf.math.is_finite(value), value, variable.value)
                     variable.assign(value)
             return outputs
 
@@ -208,21 +218,48 @@ def wrapped_class() -> type:
         """Takes the inner model's inputs as a tuple, gives its outputs as a list.
 
         Args:
-            inner, pack, forms, hooks: As above.
+            inner, pack, forms, hooks, around: As above.
             objective: `losses.Objective`, which has the loss and the score.
+            shapes: Of the outputs, for those whose number of axes TensorFlow does not know.
             teacher: None, or what gives the original's outputs for a list of inputs; batches
                 then come without them.
         """
 
         def __init__(self, inner: Any, pack: Any, forms: list[Form], objective: Any,
-                     hooks: Any = None, teacher: Any = None):
-            super().__init__(inner, pack, forms, hooks)
+                     hooks: Any = None, teacher: Any = None, around: Any = None,
+                     shapes: list[tuple] = ()):
+            super().__init__(inner, pack, forms, hooks, around)
             self.objective = objective
-            self._hidden["teacher"] = teacher
+            self._hidden |= {"teacher": teacher, "shapes": shapes, "unreached": set()}
             self.score = keras.metrics.Mean("score")
+            self.lost = keras.metrics.Mean("lost")
+
+        @property
+        def unreached(self) -> set[int]:
+            """Identities of the variables to which no gradient came."""
+            return self._hidden["unreached"]
+
+        def compile(self, optimizer: Any, **options: Any) -> None:
+            super().compile(optimizer=optimizer, **options)
+            if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # it sees to that
+                apply = optimizer.apply_gradients
+                optimizer.apply_gradients = lambda pairs: apply(self._finite(list(pairs)))
+
+        def _finite(self, pairs: list[tuple]) -> list[tuple]:
+            """Gradients that are not finite count as zero; `lost` is the share of such steps."""
+            self._hidden["unreached"] |= {id(v) for g, v in pairs if g is None}
+            known = [obstacles.is_finite(g) for g, _ in pairs if g is not None]
+            if known:
+                self.lost.update_state(1.0 - tf.cast(tf.reduce_all(tf.stack(known)), tf.float32))
+            return [(g if g is None else obstacles.finite(g), v) for g, v in pairs]
 
         def call(self, inputs: Any, training: bool = False) -> list:
-            return keras.tree.flatten(super().call(inputs, training))
+            outputs = [tf.sparse.to_dense(x) if isinstance(x, tf.SparseTensor) else x
+                       for x in keras.tree.flatten(super().call(inputs, training))]
+            for output, shape in zip(outputs, self._hidden["shapes"], strict=False):
+                if output.shape.rank is None:
+                    output.set_shape((None, *shape[1:]))
+            return outputs
 
         def train_step(self, data: Any) -> Any:
             inputs, y = data

@@ -141,33 +141,41 @@ class Ranges:
                 place += 1
         return keras.tree.pack_sequence_as(results, flat)
 
-    def calibrate(self, run: Callable[[list], list], batches: list[list]) -> None:
+    def calibrate(self, run: Callable[[list], list], batches: list[list],
+                  xla: bool = False) -> None:
         """Start each range from the mean of its extremes in the batches.
 
         Tensors that share a range count together: the extremes of a batch are those of all of them.
         """
         import numpy as np
+        import tensorflow as tf
 
-        seen: dict[int, list] = {}
-        now: dict[int, tuple[float, float]] = {}
+        def extremes(*batch: Any) -> dict[int, list]:
+            """The smallest and largest finite value of each tensor, by number of the range."""
+            now: dict[int, list] = {}
 
-        def see(number: int, tensor: Any) -> Any:
-            array = tensor.numpy().astype("float64")
-            array = array[np.isfinite(array)]
-            if array.size:
-                low, high = now.get(number, (np.inf, -np.inf))
-                now[number] = min(low, array.min()), max(high, array.max())
-            return tensor
+            def see(number: int, tensor: Any) -> Any:
+                wide = tf.cast(tensor, tf.float64)
+                known = tf.math.is_finite(wide)
+                now.setdefault(number, []).append(tf.stack([
+                    tf.reduce_min(tf.where(known, wide, np.inf)),
+                    tf.reduce_max(tf.where(known, wide, -np.inf))]))
+                return tensor
 
-        for batch in batches:
-            now.clear()
             for i, tensor in enumerate(batch):
                 if ("input", i, 0) in self._index:
                     see(self._index["input", i, 0], tensor)
             with flow.listening(lambda op, nth, call, _: self._around(op, nth, call, see)):
-                run(batch)
-            for number, pair in now.items():
-                seen.setdefault(number, []).append(pair)
+                run(list(batch))
+            return now
+
+        seen: dict[int, list] = {}
+        through = tf.function(extremes, autograph=False, jit_compile=True) if xla else extremes
+        for batch in batches:
+            for number, pairs in through(*batch).items():
+                low, high = np.array(pairs).T
+                if low.min() <= high.max():
+                    seen.setdefault(number, []).append((low.min(), high.max()))
         for number, pairs in seen.items():
             low, high = np.mean(pairs, axis=0)
             low, high = min(float(low), 0.0), max(float(high), LEAST)
@@ -222,7 +230,7 @@ def _parted(between: Callable) -> Iterator[None]:
 
 
 def prepare(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
-            forms: dict) -> Ranges:
+            forms: dict, xla: bool = False) -> Ranges:
     """Find where activations are rounded, and calibrate the ranges.
 
     Args:
@@ -231,6 +239,7 @@ def prepare(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
         batches: Lists of input tensors.
         stage: 16-bit activations are as good as exact, and get no sites.
         forms: By identity of the variable; these weights are rounded while calibrating.
+        xla: The model runs only where XLA compiles it.
     """
     import keras
 
@@ -239,7 +248,7 @@ def prepare(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
         with keras.StatelessScope([(f.kernel.variable, f.value()) for f in forms.values()]):
             return flow.flatten(model(*args, training=False, **kwargs))
 
-    seen = flow.record(run, batches[0])
+    seen = flow.record(run, batches[0], traced=xla)
     left_out = [x for x in model._flatten_layers() if not kernels.chosen(x, stage.layers)]
     names = [f"input {i}" if flow.is_float(t) else "" for i, t in enumerate(batches[0])]
     plan = sites.Plan()
@@ -253,16 +262,16 @@ def prepare(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
              if isinstance(c.op, (keras.layers.RNN, keras.layers.Bidirectional))]
     ranges = Ranges(plan, skipped, rows[:128], biases.find(seen, plan), loops)
     ranges.bits = stage.activation_bits
-    ranges.calibrate(run, batches)
+    ranges.calibrate(run, batches, xla)
     return ranges
 
 
 def begin(model: Any, pack: Callable, batches: list[list], stage: recipe.Qat,
-          forms: list) -> Ranges:
+          forms: list, xla: bool = False) -> Ranges:
     """Round the kernels of some forms from here on; what is left is as in `prepare`."""
     for form in forms:
         form.begin_rounding(stage.weight_bits)
-    return prepare(model, pack, batches, stage, {id(f.kernel.variable): f for f in forms})
+    return prepare(model, pack, batches, stage, {id(f.kernel.variable): f for f in forms}, xla)
 
 
 class FakeQuantized:
@@ -270,11 +279,12 @@ class FakeQuantized:
 
     `run(tensors)` takes the inputs in order and gives the outputs in order, at inference. The
     model's biases are put on the file's grid when this is made. `whole` are the kernels that were
-    rounded with one scale.
+    rounded with one scale. With `xla` the model runs only where XLA compiles it.
     """
 
-    def __init__(self, model: Any, ranges: Ranges, pack: Callable, forms: dict[int, Any]):
-        self.model, self.ranges, self.pack = model, ranges, pack
+    def __init__(self, model: Any, ranges: Ranges, pack: Callable, forms: dict[int, Any],
+                 xla: bool = False):
+        self.model, self.ranges, self.pack, self.xla = model, ranges, pack, xla
         self.constants, self.bits = ranges.values(), sorted({f.bits for f in forms.values()})
         self.whole = [f.kernel for f in forms.values() if f.whole]
         biases.settle(ranges.settled, self.constants, forms)
@@ -305,6 +315,9 @@ class FakeQuantized:
     def _rounded(self, tensors: list, written: bool) -> list:
         import tensorflow as tf
 
+        if self.xla and tf.executing_eagerly():
+            return tf.function(lambda *t: self._rounded(list(t), written), autograph=False,
+                               jit_compile=True)(*tensors)
         self.ranges.constants, self.ranges.written = self.constants, written
         try:
             with self.ranges:

@@ -93,6 +93,8 @@ def _held(dtype: str) -> str:
 
 
 def _cast(array: Any, dtype: str) -> Any:
+    if dtype == "string":
+        return array
     return array.astype(_held(dtype), copy=False)
 
 

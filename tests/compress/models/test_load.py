@@ -415,3 +415,38 @@ def test_a_module_named_by_the_file_is_never_imported(tmp_path, monkeypatch):
             with pytest.raises(ModelError, match="Known"):
                 load.open_model(path)
     assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.slow
+def test_a_model_with_an_operator_that_has_no_kernel_here_is_run_by_xla():
+    import keras
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("GPUs have the kernel")
+    keras.utils.set_random_seed(0)
+    kind = {"dtype": "float64"}  # TensorFlow has no such kernel in this precision
+    image = np.random.default_rng(0).normal(size=(5, 8, 8, 3))
+    first = keras.Sequential([keras.Input((3, 8, 8), **kind),
+                              keras.layers.Conv2D(4, 3, data_format="channels_first", **kind)])
+    last = keras.Sequential([keras.Input((8, 8, 3), **kind), keras.layers.Conv2D(4, 3, **kind)])
+    last.set_weights(first.get_weights())
+    loaded = load.describe(first, {}, [])
+    found = load.call(loaded, [image.transpose(0, 3, 1, 2)])[0]
+    assert loaded.compiled["xla"] and "batch" not in loaded.compiled
+    assert np.allclose(found.transpose(0, 2, 3, 1), load.call(load.describe(last, {}, []),
+                                                              [image])[0], atol=1e-5)
+
+
+def test_an_index_out_of_range_is_an_error_and_nothing_for_xla():
+    import keras
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("GPUs give zeros")
+    words = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(5, 2)])
+    loaded = load.describe(words, {}, [])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):
+        load.call(loaded, [np.array([[0, 1, 7]])])
+    assert "xla" not in loaded.compiled
+    assert load.call(loaded, [np.array([[0, 1, 2]])])[0].shape == (1, 3, 2)
