@@ -8,7 +8,9 @@ a stage returns a new one.
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,23 @@ class TensorSpec:
     @classmethod
     def from_dict(cls, record: dict) -> TensorSpec:
         return cls(record["name"], tuple(record["shape"]), record["dtype"])
+
+
+def argument_names(names: list[str]) -> list[str]:
+    """The names, with a stand-in for each that cannot be the argument of a traced function.
+
+    Python takes letters of every alphabet there; TensorFlow only ASCII ones, and no leading
+    underscore. SavedModels have their inputs under these names.
+    """
+    taken = set(names)
+    found = []
+    for i, name in enumerate(names):
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name):
+            name = re.sub("[^A-Za-z0-9_]", "_", f"input_{name}")
+            name = name if name not in taken else f"{name}_{i}"
+            taken.add(name)
+        found.append(name)
+    return found
 
 
 @dataclass(frozen=True)

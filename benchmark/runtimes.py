@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import store
+from ..artifact import argument_names
 from ..errors import DataError, MissingExtra, ModelError
 
 Array = Any  # numpy.ndarray
@@ -520,6 +521,8 @@ def _order(wanted: list[str], have: list[str], side: str, path: str) -> list[int
         known = [plain(n) for n in have]
         if len(set(known)) == len(known) and set(wanted) == set(known):
             return [known.index(n) for n in wanted]
+    if set(arguments := argument_names(wanted)) == set(have):
+        return [have.index(n) for n in arguments]
     return list(range(len(have)))
 
 

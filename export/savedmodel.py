@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import keyword
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import artifact
 from ..artifact import TensorSpec
 
 WIDE_FLOATS = ("float16", "bfloat16", "float64")
@@ -75,17 +74,8 @@ def _without_seeds() -> Iterator[None]:
 
 
 def argument_names(inputs: Sequence[TensorSpec]) -> list[str]:
-    """The inputs' names, with a stand-in for each that Python cannot have as an argument."""
-    taken = {s.name for s in inputs}
-    names = []
-    for i, spec in enumerate(inputs):
-        name = spec.name
-        if not name.isidentifier() or keyword.iskeyword(name):
-            name = re.sub(r"\W", "_", f"input_{name}")
-            name = name if name not in taken else f"{name}_{i}"
-            taken.add(name)
-        names.append(name)
-    return names
+    """What the inputs are called where names are arguments: in SavedModels, say."""
+    return artifact.argument_names([s.name for s in inputs])
 
 
 def save(function, folder: str | Path, model: Any = None) -> None:

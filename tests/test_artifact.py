@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcompress.artifact import Artifact, Measurement, Row, Step, quantile
+from tfcompress.artifact import Artifact, Measurement, Row, Step, argument_names, quantile
 
 finite = st.floats(-1e6, 1e6)
 
@@ -37,3 +37,11 @@ def test_a_row_answers_by_name():
     row = Row("t", "ok", measurements=(Measurement("size", "bytes", (10.0, 20.0)),))
     assert row.value("size") == 15
     assert row.value("latency") is None
+
+
+def test_names_that_cannot_be_arguments_have_distinct_stand_ins():
+    names = ["image", "größe", "grüße", "_x", "class", "1st", "input_gr__e"]
+    found = argument_names(names)
+    assert found[0] == "image" and found[-1] == "input_gr__e"
+    assert len(set(found)) == len(names)
+    assert all(n.isascii() and n.isidentifier() and n[0] != "_" for n in found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import keyword
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import tflite
-from ...artifact import TensorSpec
+from ...artifact import TensorSpec, argument_names
 from ...errors import TargetError
 from .. import lower
 from ..tflite import grids, int4, surgery
@@ -159,8 +158,8 @@ def _without_seeds() -> Iterator[None]:
 
 
 def _argument(number: int, name: str) -> str:
-    """The name, or a stand-in where Python would not take it as an argument."""
-    return name if name.isidentifier() and not keyword.iskeyword(name) else f"input_no_{number}"
+    """The name, or a stand-in where it cannot be the argument of a traced function."""
+    return name if argument_names([name]) == [name] else f"input_no_{number}"
 
 
 def _representative(qat_model: qat.FakeQuantized, names: list[str],

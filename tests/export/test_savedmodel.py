@@ -55,3 +55,28 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(tmp_path):
                f"make(Path({str(tmp_path / name)!r}))"
         subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_inputs_named_in_any_alphabet_keep_their_order(tmp_path):
+    import keras
+
+    from tfcompress.benchmark import runtimes
+    from tfcompress.compress import lower
+    from tfcompress.export import savedmodel, tflite
+
+    names = ["größe", "grüße", "_x", "картинка"]
+    ends = [keras.Input((1,), name=n) for n in names]
+    weights = [1.0, 10.0, 100.0, 1000.0]
+    total = keras.layers.Add(name="sum")([keras.layers.Rescaling(w)(e)
+                                          for w, e in zip(weights, ends, strict=True)])
+    model = keras.Model(ends, total)
+    inputs = [TensorSpec(n, (1, 1), "float32") for n in names]
+    outputs = [TensorSpec("сумма", (1, 1), "float32")]
+    savedmodel.to_saved_model(model, tmp_path / "saved", inputs=inputs, outputs=outputs)
+    tflite.to_tflite(model, tmp_path / "model.tflite", inputs=inputs, outputs=outputs, lower=lower,
+                     progress=lambda *_: None)
+    arrays = [np.full((1, 1), i + 1, "float32") for i in range(4)]
+    order = {"inputs": names, "outputs": ["сумма"]}
+    for path, runtime in (("saved", "tensorflow"), ("model.tflite", "litert")):
+        got, = runtimes.open_session(str(tmp_path / path), runtime, names=order).run(arrays)
+        assert got.item() == 4321, path
