@@ -1,8 +1,9 @@
 """The one file that knows the order of things: a model in, artifacts and a report out.
 
-Nothing heavy is imported here. The source model lives in one child process with TensorFlow
-(source.py), quantizing in another without it (quantization.py), each artifact is judged in a
-process of its own, and every finished step goes into the store (steps.py).
+Nothing heavy is imported here. What is made (making.py) is judged (judging.py). The source model
+lives in one child process with TensorFlow (source.py), quantizing in another without it
+(quantization.py), each artifact is judged in a process of its own, and every finished step goes
+into the store (steps.py).
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import __version__, data, output, store, targets
 from .artifact import Artifact, Measurement, Report, Row
-from .benchmark import environment, latency, picks, runtimes, shrinking, verdict
+from .benchmark import environment, picks, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
-from .child import Child, ChildDied
 from .compress.models import scan
 from .errors import DataError, TfcompressError, UsageError
 from .export import compilers, explorer, usage
-from .quantization import Quantization, learned_of, names, read_labels
-from .source import Source
+from .judging import Judge
+from .making import Made, Maker
+from .quantization import read_labels
 from .steps import Event, Options, Steps
 from .targets import Target
 
@@ -231,82 +232,24 @@ def check(options: Options, chosen: list[Target]) -> None:
     scan.check(options.model, unsafe=options.unsafe_load)
 
 
-@dataclass
-class Made:
-    """What a run has made so far.
-
-    Attributes:
-        info: What the source model is.
-        sampled: The folder of the data; None without data.
-        eight_bit: The targets whose activations are rounded to 8 bits.
-        timed: The source model's latency.
-        trained: The folder of what the recipe made of the model; None without a recipe.
-        float_file: The float .tflite from which the others are made.
-        float_files: The float .onnx by target.
-        judged: The folder of the source model's outputs on the held-back samples.
-        expected: The same of the trained model.
-        rounded: By target, the same of the trained model with its learned roundings.
-        files: Path and step record by target: what is run, judged and measured.
-        shipped: By target, what goes into the output folder where that is something else.
-        inside: By target, what `export.explorer` read in a .tflite file.
-        failed: The error by target.
-    """
-
-    info: dict
-    sampled: Path | None = None
-    eight_bit: tuple[str, ...] = ()
-    timed: list[dict] = field(default_factory=list)
-    trained: Path | None = None
-    float_file: Path | None = None
-    float_files: dict[str, Path] = field(default_factory=dict)
-    judged: Path | None = None
-    expected: Path | None = None
-    rounded: dict[str, Path] = field(default_factory=dict)
-    files: dict[str, tuple[Path, dict]] = field(default_factory=dict)
-    shipped: dict[str, list[Path]] = field(default_factory=dict)
-    inside: dict[str, dict] = field(default_factory=dict)
-    failed: dict[str, TfcompressError] = field(default_factory=dict)
-
-    def paths(self, target: str) -> list[Path]:
-        """What goes into the output folder for a target, the artifact itself first."""
-        return self.shipped.get(target) or [self.files[target][0]]
-
-    @property
-    def learned(self) -> dict[str, Path]:
-        """By target of 8-bit activations, the float file with learned roundings after QAT."""
-        sources = {t: self.float_files.get(t) or self.float_file for t in self.eight_bit}
-        return {t: f for t, source in sources.items() if (f := learned_of(source))}
-
-    def expected_of(self, target: Target) -> Path | None:
-        """What an artifact's outputs should be, where training has changed them."""
-        return self.rounded.get(target.name) or self.expected
-
-    def training(self) -> dict | None:
-        """The report's account of the training."""
-        if not self.trained:
-            return None
-        told = store.read_json(self.trained / "step.json")
-        return {k: v for k, v in told.items() if k not in ("converted", "died", "digest_out")}
-
-
 class _Run:
     """The order of one run."""
 
     def __init__(self, steps: Steps):
         self.steps, self.options, self.targets = steps, steps.options, steps.targets
-        self.source = Source(steps)
 
     def everything(self, start: float, environment_now: dict) -> tuple[Report, Made]:
+        judge = Judge(self.steps)
         try:
             with ThreadPoolExecutor(2) as pool:
-                made = self.make(pool)
-                rows = self.judge(pool, made)
+                made = Maker(self.steps).make(pool)
+                rows = judge.judge(pool, made)
         except BaseException:
             self.steps.close()  # so that the pool's threads, which wait for children, end
             raise
         info, sampled = made.info, made.sampled
         whole = {row.target for row in rows if row.status == "ok"}
-        speeds = self.measure({k: v for k, v in made.files.items() if k in whole}, sampled)
+        speeds = judge.measure({k: v for k, v in made.files.items() if k in whole}, sampled)
         rows = [
             dataclasses.replace(r, measurements=(*r.measurements, *speeds.get(r.target, ())))
             for r in rows
@@ -335,272 +278,6 @@ class _Run:
         )))
         return finished, made
 
-    def make(self, pool: ThreadPoolExecutor) -> Made:
-        """Every artifact. Quantizing overlaps with running the source model."""
-        tflite = [t for t in self.targets if t.format == "tflite"]
-        onnx = [t for t in self.targets if t.format == "onnx"]
-        others = [t for t in self.targets if t.format not in ("tflite", "onnx")]
-        quantizing = macs = None
-        if tflite:
-            quantizer = self.steps.child("quantization")
-            pool.submit(quantizer.call, "filing:warm", {"modules": ["compress.tflite.quantize"]})
-        eight_bit = tuple(t.name for t in self.targets if t.quantization == "int8")
-        made = Made(self.source.info, self.source.sampled(), eight_bit)
-        sampled = made.sampled
-        made.timed = self.source.timed(sampled)
-        made.trained = trained = self.source.trained(sampled)
-        if tflite:
-            try:
-                made.float_file, macs = self.source.converted(trained)
-                quantization = Quantization(self.steps, tflite, quantizer)
-                quantizing = pool.submit(quantization.make, made, made.float_file)
-            except TfcompressError as error:
-                made.failed |= {t.name: error for t in tflite}
-        if sampled:
-            rows = self.rows_to_judge(sampled, macs)
-            made.judged = self.source.judged(sampled, rows)
-            if trained:
-                made.expected = self.source.judged(sampled, rows, trained)
-        passes = [self.onnx(made, group) for group in _groups(onnx)]
-        for target in others:
-            try:
-                path = self.source.exported(target, trained)
-                made.files[target.name] = path, store.read_json(path.parent / "step.json")
-            except TfcompressError as error:
-                made.failed[target.name] = error
-        self.source.close()
-        if quantizing:
-            passes.insert(0, quantizing.result())
-        for done in filter(None, passes):
-            made.files |= done.made
-            made.failed |= done.failed
-            done.child.close()
-        for target in (*tflite, *onnx):
-            if target.compiler and target.name in made.files:
-                try:
-                    self.compile(target, made)
-                except TfcompressError as error:
-                    made.failed[target.name] = error
-        if made.judged:
-            for name, file in made.learned.items():
-                if name in made.files:
-                    made.rounded[name] = self.rounded(made, file)
-        return made
-
-    def onnx(self, made: Made, targets: list[Target]) -> Quantization | None:
-        """ONNX files that share one float file; None where there is none."""
-        first = targets[0]
-        try:
-            float_file = self.source.onnx(made.trained, first.opset, first.batch)
-        except TfcompressError as error:
-            made.failed |= {t.name: error for t in targets}
-            return None
-        made.float_files |= {t.name: float_file for t in targets}
-        return Quantization(self.steps, targets, self.steps.child("quantization")).make(
-            made, float_file
-        )
-
-    def compile(self, target: Target, made: Made) -> None:
-        """What has to be done to a finished file for its accelerator, or for the web."""
-        path, record = made.files[target.name]
-
-        def run(place: Path) -> dict:
-            with self.steps.child(f"{target.name} compiler") as child:
-                asked = {"path": str(path), "out": str(place), "target": target.to_dict()}
-                told = child.call(
-                    "export.compilers:compile", asked, self.steps.progress("compile")
-                )
-                compiled = told.pop("path")
-                if compiled and target.compiler != "web":
-                    told["measurements"] += child.call("filing:sizes", {"path": compiled})[
-                        "measurements"
-                    ]
-            paths = [compiled or str(path), *told.pop("files")]
-            inside = [p.removeprefix(f"{place}/") for p in paths]
-            return told | {"shipped": inside}
-
-        config = {"target": target.to_dict(), "there": compilers.there(target.compiler)}
-        folder = self.steps.step("compile", config, store.file_digest(path), run)
-        told = store.read_json(folder / "step.json")
-        made.shipped[target.name] = [folder / p for p in told["shipped"]]
-        made.files[target.name] = path, record | {
-            "compiled": told,
-            "fallbacks": [*record.get("fallbacks", ()), *told["fallbacks"]],
-        }
-
-    def rounded(self, made: Made, learned: Path) -> Path:
-        """The folder with the outputs of the model with its learned roundings."""
-        rows = store.read_json(made.judged / "step.json")["rows"]
-
-        def run(place: Path) -> dict:
-            with self.steps.child("reference") as child:
-                runtime = "onnxruntime" if learned.suffix == ".onnx" else "litert"
-                asked = {"artifact": str(learned), "runtime": runtime, "start": 0,
-                         "stop": rows, "names": names(made.info), "out": str(place),
-                         "samples": str(made.sampled / "held_back")}
-                child.call("benchmark.compare:outputs", asked)
-            return {"rows": rows}
-
-        digest_in = store.digest(store.file_digest(learned), self.steps.digest(made.sampled))
-        return self.steps.step("reference", {"rows": rows}, digest_in, run)
-
-    def rows_to_judge(self, sampled: Path, macs: int | None) -> int:
-        there = store.read_json(sampled / "held_back" / "samples.json")["count"]
-        fit = int(MACS_TO_JUDGE / macs) if macs else 1000
-        return min(there, self.options.eval_samples or min(max(fit, FEWEST), MOST))
-
-    def judge(self, pool: ThreadPoolExecutor, made: Made) -> list[Row]:
-        """Each artifact compared with the source in a process of its own, two at a time."""
-        # int16x8 takes longest by far: first, so that it is not what all wait for in the end.
-        order = sorted(self.targets, key=lambda t: t.quantization != "int16x8")
-        jobs = {t.name: pool.submit(self.row, t, made) for t in order if t.name in made.files}
-        rows = []
-        for target in self.targets:
-            try:
-                if target.name in made.failed:
-                    raise made.failed[target.name]
-                rows.append(jobs[target.name].result())
-            except (DataError, UsageError):
-                raise  # what is wrong with the data or the metric is so for every target
-            except TfcompressError as error:
-                rows.append(Row(target.name, "failed", error=error.to_dict()))
-        return rows
-
-    def row(self, target: Target, made: Made) -> Row:
-        path, record = made.files[target.name]
-        judged = made.judged
-        float_file = made.float_file if target.format == "tflite" else None
-        expected = made.expected_of(target)
-        config = {
-            "runtime": target.runtime,
-            "metric": self.options.metric,
-            "names": names(made.info),
-            "limit": judged and store.read_json(judged / "step.json")["rows"],
-            "reference": judged and self.steps.digest(judged),
-            "expected": expected and self.steps.digest(expected),
-            "backends": list(target.backends[1:]),
-            "there": runtimes.there(target.runtime),
-        }
-
-        def judge(place: Path) -> dict:
-            with self.steps.child(f"{target.name} comparison") as child:
-                if target.runtime == "keras" and self.options.custom_objects:
-                    child.call("worker:register", {"modules": list(self.options.custom_objects)})
-                found = child.call("filing:describe", {"path": str(path)}) | {"findings": []}
-                if path.suffix == ".tflite":
-                    found["inside"] = child.call("export.explorer:read", {"path": str(path)})
-                collapsed = False
-                if judged:
-                    told = child.call(
-                        "benchmark.compare:run",
-                        config
-                        | {
-                            "artifact": str(path),
-                            "samples": str(made.sampled / "held_back"),
-                            "reference": str(judged),
-                            "expected": expected and str(expected),
-                            "threads": 1,
-                        },
-                        self.steps.progress(f"judge {target.name}"),
-                    )
-                    found["measurements"] += told["measurements"]
-                    found["findings"] += told["findings"]
-                    found["io"] = told["io"] | found["io"]
-                    collapsed = verdict.collapsed(told)
-                if target.backends[1:]:
-                    asked = {
-                        "artifact": str(path),
-                        "runtime": target.runtime,
-                        "backends": target.backends[1:],
-                        "names": names(made.info),
-                        "samples": made.sampled and str(made.sampled / "held_back"),
-                        "expected": judged and str(expected or judged),
-                    }
-                    progress = self.steps.progress(f"judge {target.name}")
-                    told = child.call("benchmark.browser:others", asked, progress)
-                    found["measurements"] += told["measurements"]
-                if path.suffix in LAYERS:
-                    told = self.layers(target, child, path, made, collapsed)
-                    found["io"] |= {"layers": told["layers"], "layers_note": told["note"]}
-                    found["findings"] += told["findings"] if collapsed else []
-                return found
-
-        folder = self.steps.step("judge", config, store.file_digest(path), judge)
-        found = store.read_json(folder / "step.json")
-        made_by = [path.parent]
-        if source := float_file or made.float_files.get(target.name):
-            made_by.insert(0, source.parent)
-        if made.trained and made.trained not in made_by:
-            made_by.insert(0, made.trained)
-        notes = [{"level": "info", "text": n, "advice": ""} for n in record.get("notes", [])]
-        compiled = record.get("compiled", {"measurements": [], "findings": []})
-        first = made.paths(target.name)[0]
-        if target.name in made.shipped:
-            made_by.append(first.parent)
-        made.inside[target.name] = found.get("inside", {})
-        measured = {m["name"]: m for m in found["measurements"] + compiled["measurements"]}
-        return Row(
-            target.name,
-            "ok",
-            Artifact(
-                f"{target.name}{first.suffix}",
-                target.format,
-                tuple(self.steps.records[str(f)] for f in made_by),
-            ),
-            tuple(Measurement.from_dict(m) for m in measured.values()),
-            fallbacks=tuple(record.get("fallbacks", ())),
-            findings=(*found["findings"], *compiled["findings"], *notes),
-            io=found["io"] | ({"serving": s} if (s := record.get("serving")) else {}),
-        )
-
-    def layers(self, target: Target, child: Child, path: Path, made: Made, must: bool) -> dict:
-        """What each layer costs, and where its values part from the float file's."""
-        why = "nothing is rounded in it" if target.quantization == "none" else ""
-        source = made.float_files.get(target.name) or made.float_file
-        asked = {"artifact": str(path), "why": why, "must": must, "float": source and str(source),
-                 "samples": made.sampled and str(made.sampled / "held_back")}
-        try:
-            told = child.call(LAYERS[path.suffix], asked)
-        except ChildDied as death:  # keeping every tensor can be too much for a runtime
-            with self.steps.child(f"{target.name} layers") as fresh:
-                told = fresh.call(LAYERS[path.suffix], asked | {"why": death.message})
-        located = path.suffix == ".tflite" and target.quantization != "none"
-        if must and located and not told["findings"]:
-            text = f"where the error begins was not measured: {told['note']}"
-            told["findings"] = [{"level": "info", "text": text, "advice": ""}]
-        return told
-
-    def measure(self, made: dict, sampled: Path | None) -> dict[str, list[Measurement]]:
-        """Latency and memory of all artifacts, interleaved."""
-        artifacts = [
-            {
-                "name": t.name,
-                "path": str(made[t.name][0]),
-                "runtime": t.runtime,
-                "samples": sampled and str(sampled / "held_back"),
-                "custom_objects": list(self.options.custom_objects),
-            }
-            for t in self.targets
-            if t.name in made and t.compiler in ("", "web")  # the others run elsewhere
-        ]
-        if not artifacts:
-            return {}
-        most = self.options.threads or min(os.cpu_count() or 1, 4)
-        threads = [1, most] if most > 1 else [1]
-        seconds = min(self.options.seconds, MEASURE_SECONDS / len(artifacts))
-        config = {"threads": threads, "seconds": seconds, "cpu": self.steps.cpu,
-                  "there": [runtimes.there(a["runtime"]) for a in artifacts]}
-        digest_in = store.digest(
-            sorted((a["name"], store.file_digest(a["path"])) for a in artifacts)
-        )
-
-        def measure(place: Path) -> dict:
-            found = latency.measure(artifacts, threads, seconds, self.steps.progress("measure"))
-            return {"found": {k: [m.to_dict() for m in v] for k, v in found.items()}}
-
-        folder = self.steps.step("measure", config, digest_in, measure)
-        found = store.read_json(folder / "step.json")["found"]
-        return {k: [Measurement.from_dict(m) for m in v] for k, v in found.items()}
 
     def source_row(self, info: dict, timed: list[dict], rows: list[Row]) -> Row:
         """The model as it came: its own size, latency in TensorFlow, and its metric."""
@@ -646,14 +323,6 @@ class _Run:
         if self.steps.recipe:
             told["recipe"] = self.steps.recipe.to_dict()
         return told | {"targets": [t.to_dict() for t in self.targets]}
-
-
-def _groups(targets: list[Target]) -> list[list[Target]]:
-    """Targets that are made from the same float .onnx."""
-    found: dict[tuple, list[Target]] = {}
-    for target in targets:
-        found.setdefault((target.opset, target.batch), []).append(target)
-    return list(found.values())
 
 
 def _explain(folder: Path, steps: Steps, row: Row, made: Made) -> None:

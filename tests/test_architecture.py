@@ -9,8 +9,9 @@ FLOORS = [
     {"child", "store", "transfer"},
     {"data", "readers", "tflite", "output"},
     {"compress", "export", "benchmark"},
-    {"steps", "source", "quantization", "worker", "filing", "pipeline", "measuring"}
-    | {"preflight", "inspecting", "checking", "differing", "release"},
+    {"steps", "source", "quantization", "worker", "filing", "pipeline"}
+    | {"making", "judging", "measuring", "preflight", "inspecting", "checking", "differing"}
+    | {"release"},
     {"cli", "command", "__main__", "__init__"},
 ]
 
