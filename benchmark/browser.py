@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..errors import MissingExtra, ModelError
+from ..errors import MissingExtra, ModelError, TargetError
 from . import packages
 from .runtimes import Session, _rows, _spec
 
@@ -305,7 +305,12 @@ class BrowserSession(Session):
         fed: list = [None] * len(arrays)
         for array, spec, at in zip(arrays, self.inputs, self.tensors[0], strict=True):
             kind = {"bool": "uint8", "int64": "int32"}.get(spec["dtype"], spec["dtype"])
-            array = np.asarray(array).astype(kind)
+            array = np.asarray(array)
+            if array.dtype.kind not in "fiub":
+                raise TargetError(f"input {spec['name']!r} is text, which a page does not give to "
+                                  "the model",
+                                  "look words up before the model, or choose another target")
+            array = array.astype(kind)
             free = None in spec["shape"][1:]
             fed[at] = array if free else array.reshape([n or 1 for n in spec["shape"]])
         return fed

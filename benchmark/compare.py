@@ -277,6 +277,8 @@ class _Tally:
             self._agree(i, reference, out, integer)
             batch.append((reference, out))
         for array in self.data.inputs:
+            if array.dtype.kind not in "fiub":  # text
+                continue
             self._low = min(self._low, float(array[rows].min()))
             self._high = max(self._high, float(array[rows].max()))
         if self.task:

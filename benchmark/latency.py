@@ -351,6 +351,8 @@ def _input(specs: list[dict], samples: str | None, seed: int) -> tuple[list, str
             rows.append(rng.uniform(-1, 1, shape).astype(np.float32))
         elif kind == np.uint8:
             rows.append(rng.integers(0, 256, shape).astype(kind))
+        elif kind.kind in "SO":
+            rows.append(np.full(shape, "", object))
         else:  # indices: 0 and 1 are in every vocabulary
             rows.append(rng.integers(0, 2, shape).astype(kind))
     return rows, "random input"

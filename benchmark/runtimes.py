@@ -476,6 +476,8 @@ def quantize(array: Array, spec: dict) -> Array:
     import numpy as np
 
     kind = np.dtype(spec["dtype"])
+    if kind.kind == "S" and array.dtype.kind == "U":  # LiteRT's text is bytes
+        return np.char.encode(array, "utf-8")
     if not spec["scale"] or kind.kind == "f":
         return np.ascontiguousarray(array.astype(kind))
     limits = np.iinfo(kind)
@@ -497,6 +499,7 @@ def dequantize(array: Array, spec: dict) -> Array:
 
 def _spec(name: str, shape, dtype: str, scale: float = 0.0, zero_point: int = 0) -> dict:
     sizes = [None if s is None or s < 0 else int(s) for s in shape]
+    dtype = "object" if dtype == "string" else dtype
     return {"name": name, "shape": sizes, "dtype": dtype, "scale": scale, "zero_point": zero_point}
 
 

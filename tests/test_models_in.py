@@ -82,6 +82,13 @@ x = L.Bidirectional(L.GRU(6, return_sequences=True))(L.Embedding(30, 8, mask_zer
 save("words.keras", keras.Model(i, L.Dense(5, activation="softmax")(L.LSTM(8)(x))),
      x=rng.integers(0, 30, (256, 10)))
 
+trade, age = keras.Input((1,), dtype="string", name="trade"), keras.Input((1,), name="age")
+known = L.StringLookup(vocabulary=["smith", "Köhler", "木こり"], output_mode="one_hot")
+x = L.Concatenate()([known(trade), L.Normalization(mean=40.0, variance=100.0)(age)])
+save("text.keras", keras.Model({"trade": trade, "age": age}, L.Dense(2)(x)),
+     trade=rng.choice(["smith", "Köhler", "木こり", "other"], (256, 1)),
+     age=rng.normal(40, 10, (256, 1)))
+
 inner = keras.Sequential([keras.Input((9,)), L.Dense(7, activation="gelu"), L.Dense(7)])
 i, j = keras.Input((9,)), keras.Input((9,))
 save("shared.keras", keras.Model([i, j], L.Dot(1, normalize=True)([inner(i), inner(j)])),
@@ -124,6 +131,7 @@ CASES = {
     "mixed.keras": {},
     "free.keras": {"input_shape": "20,24,3"},
     "words.keras": {},
+    "text.keras": {},
     "shared.keras": {},
     "custom.keras": {"custom_objects": ("own",)},
     "subclassed.keras": {"custom_objects": ("own",)},
@@ -167,6 +175,16 @@ def test_this_kind_of_model_becomes_a_faithful_artifact(made, name, monkeypatch)
     io = {row.target: row.io for row in result.rows}["tflite-float32"]
     for side in ("inputs", "outputs"):
         assert {s["name"] for s in source[side]} == {s["name"] for s in io[side]}
+
+
+def test_text_goes_to_every_runtime_that_takes_it_and_through_training(made, monkeypatch):
+    """LiteRT's text is bytes; a page is given none, and that costs the browser's target only."""
+    monkeypatch.chdir(made)
+    result = pipeline.run(Options(
+        model="text.keras", data="text.npz", output="out-text", seconds=0.2, qat=True, epochs=1,
+        targets=("tflite-float32", "onnx-float32", "saved-model", "keras")))
+    assert result.error is None, result.error
+    assert all(row.value("snr") >= 60 for row in result.rows[1:]), result
 
 
 def test_a_free_dimension_asks_for_the_input_shape(made, monkeypatch):

@@ -134,7 +134,9 @@ def quantize(values, detail: dict):
     """Real numbers to a tensor's dtype (rounded half to even, saturated)."""
     import numpy as np
 
-    dtype = np.dtype(detail["dtype"])
+    dtype, values = np.dtype(detail["dtype"]), np.asarray(values)
+    if values.dtype.kind == "U":  # text is bytes there
+        return np.char.encode(values, "utf-8").reshape(detail["shape"])
     scale, zero = detail["quantization"]
     if not scale or dtype.kind == "f":
         return np.ascontiguousarray(values).astype(dtype).reshape(detail["shape"])

@@ -93,8 +93,10 @@ def _held(dtype: str) -> str:
 
 
 def _cast(array: Any, dtype: str) -> Any:
-    if dtype == "string":
-        return array
+    import numpy as np
+
+    if dtype == "string":  # TensorFlow's text is bytes
+        return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
     return array.astype(_held(dtype), copy=False)
 
 
