@@ -492,6 +492,18 @@ def _topologies(seq, fun, L, ops, keras) -> dict:
             return ops.softplus(ops.matmul(x, self.w)) - ops.mean(x, axis=-1, keepdims=True)
 
     @keras.saving.register_keras_serializable("zoo")
+    class Drawn(keras.layers.Layer):
+        """Noise as a variational autoencoder adds it, of size zero, so that it can be compared."""
+
+        def __init__(self, **kw):
+            super().__init__(**kw)
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, x, training=None):
+            noise = keras.random.normal(ops.shape(x), seed=self.seeds)
+            return x + 0 * noise + 0 * keras.random.uniform(ops.shape(x), seed=self.seeds)
+
+    @keras.saving.register_keras_serializable("zoo")
     class Subclassed(keras.Model):
         def __init__(self, **kw):
             super().__init__(**kw)
@@ -528,6 +540,7 @@ def _topologies(seq, fun, L, ops, keras) -> dict:
 
     z["shared"], z["nested"], z["residual_se"], z["unet"] = shared, nested, residual, unet
     z["custom_layer"] = lambda: seq((8,), Custom(), L.Dense(3))
+    z["drawn"] = lambda: seq((8,), L.Dense(4), Drawn(), L.Dense(3))
     z["subclassed"] = subclassed
     z["mixed_float16"], z["mixed_bfloat16"] = policy("mixed_float16"), policy("mixed_bfloat16")
     z["mixed_lstm"] = one_policy("mixed_float16", lambda: L.LSTM(4), lambda: L.Dense(2),

@@ -10,7 +10,7 @@ from . import convolution
 def patches(record) -> list[tuple]:
     """`(owner, attribute, original -> replacement)` for `lowering`."""
     import tensorflow as tf
-    from keras.src.backend.tensorflow import nn, numpy
+    from keras.src.backend.tensorflow import nn, numpy, random
 
     return [
         (nn, "conv", lambda original: _conv(original, record)),
@@ -18,7 +18,39 @@ def patches(record) -> list[tuple]:
         (numpy, "argmax", lambda original: _arg("argmax")),
         (numpy, "argmin", lambda original: _arg("argmin")),
         (tf.math, "bincount", lambda original: _bincount(original, record)),
+        (random, "normal", lambda original: _normal(record)),
+        (random, "uniform", lambda original: _uniform(record)),
     ]
+
+
+WHY_DRAWN = "no runtime but TensorFlow has generators whose state is a variable"
+
+
+def _normal(record) -> Callable:
+    """Random numbers by the generator that every runtime has: other ones at each call."""
+    def normal(shape, mean=0.0, stddev=1.0, dtype=None, seed=None):
+        import tensorflow as tf
+
+        record.add("random.normal -> RandomStandardNormal", WHY_DRAWN)
+        return _drawn(tf.random.normal, shape, dtype) * stddev + mean
+    return normal
+
+
+def _uniform(record) -> Callable:
+    def uniform(shape, minval=0.0, maxval=1.0, dtype=None, seed=None):
+        import tensorflow as tf
+
+        record.add("random.uniform -> RandomUniform", WHY_DRAWN)
+        return _drawn(tf.random.uniform, shape, dtype) * (maxval - minval) + minval
+    return uniform
+
+
+def _drawn(draw: Callable, shape, dtype):
+    import tensorflow as tf
+    from keras.src.backend import floatx
+
+    kind = tf.as_dtype(dtype or floatx())
+    return tf.cast(draw(tf.convert_to_tensor(shape, tf.int32), dtype=tf.float32, seed=1), kind)
 
 
 def _conv(original: Callable, record) -> Callable:

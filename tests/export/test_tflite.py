@@ -79,6 +79,27 @@ def runner(path):
 
 
 @pytest.mark.slow
+def test_random_numbers_are_drawn_anew_at_each_call(convert):
+    import keras
+
+    class Noise(keras.layers.Layer):
+        def call(self, x):
+            shape = keras.ops.shape(x)
+            return 0 * x + keras.random.normal(shape, 3.0, 2.0, seed=1) \
+                + keras.random.uniform(shape, -1.0, 3.0, seed=1)
+
+    x = keras.Input((1000,))
+    _, path = convert(keras.Model(x, Noise()(x)))
+    run = runner(path)
+    name = next(iter(run.get_input_details()))
+    first, second = (next(iter(run(**{name: np.zeros((1, 1000), "f4")}).values())).copy()
+                     for _ in range(2))
+    assert not np.array_equal(first, second)
+    both = np.concatenate([first, second])
+    assert abs(both.mean() - 4) < 0.3 and abs(both.std() - (4 + 16 / 12) ** 0.5) < 0.3
+
+
+@pytest.mark.slow
 def test_names_that_python_would_not_take_survive(convert):
     import keras
 
