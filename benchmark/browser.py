@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import MissingExtra, ModelError
 from . import packages
-from .runtimes import Session, _rows, _spec
+from .sessions import Session, _rows, _spec
 
 HERE = Path(__file__).with_name("web")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
@@ -394,7 +394,7 @@ def _agreement(session: BrowserSession, backend: str, samples: str, expected: st
     from .. import store
     from ..artifact import Measurement
     from . import metrics
-    from .runtimes import open_arrays
+    from .sessions import open_arrays
 
     inputs, wanted = open_arrays(Path(samples) / "inputs"), open_arrays(Path(expected))
     count = min(MANY, store.read_json(Path(samples) / "samples.json")["count"], len(wanted[0]))
