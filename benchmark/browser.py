@@ -115,7 +115,7 @@ class Browser:
         command = [self.program, *FLAGS, *gpu, *root, f"--user-data-dir={profile}", url]
         process = subprocess.Popen(
             [sys.executable, "-c", KEEPER, profile, *command], stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         self._stack.callback(_end, process)
         return process
 
@@ -171,7 +171,8 @@ class Browser:
         return any(n in self.about.get("adapter", "").lower() for n in SOFTWARE_NAMES)
 
 
-# Runs the browser and ends it when whoever started it is gone, in whatever way.
+# Runs the browser and ends it when whoever started it is gone, in whatever way. It has a session of
+# its own, or who ends a process and its group would end the keeper first, and leave the browser.
 KEEPER = """
 import os, shutil, signal, subprocess, sys, threading
 browser = subprocess.Popen(sys.argv[2:], start_new_session=True, stdin=subprocess.DEVNULL)
