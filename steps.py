@@ -238,7 +238,7 @@ def code_digest() -> str:
     """This package's own source: a changed line makes earlier steps' results stale."""
     here = Path(__file__).parent
     files = [*here.glob("*.py")]
-    for room in ("compress", "export", "benchmark", "targets"):
+    for room in ("compress", "export", "benchmark", "targets", "tflite"):
         files += (here / room).rglob("*.py")
     names = sorted(p.relative_to(here).as_posix() for p in files)
     return store.digest([(name, store.file_digest(here / name)) for name in names])

@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import MissingExtra, ModelError, TargetError
 from . import packages
-from .runtimes import Session, _rows, _spec
+from .sessions import Session, _rows, _spec
 
 HERE = Path(__file__).with_name("web")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
@@ -115,7 +115,7 @@ class Browser:
         command = [self.program, *FLAGS, *gpu, *root, f"--user-data-dir={profile}", url]
         process = subprocess.Popen(
             [sys.executable, "-c", KEEPER, profile, *command], stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         self._stack.callback(_end, process)
         return process
 
@@ -171,7 +171,8 @@ class Browser:
         return any(n in self.about.get("adapter", "").lower() for n in SOFTWARE_NAMES)
 
 
-# Runs the browser and ends it when whoever started it is gone, in whatever way.
+# Runs the browser and ends it when whoever started it is gone, in whatever way. It has a session of
+# its own, or who ends a process and its group would end the keeper first, and leave the browser.
 KEEPER = """
 import os, shutil, signal, subprocess, sys, threading
 browser = subprocess.Popen(sys.argv[2:], start_new_session=True, stdin=subprocess.DEVNULL)
@@ -399,7 +400,7 @@ def _agreement(session: BrowserSession, backend: str, samples: str, expected: st
     from .. import store
     from ..artifact import Measurement
     from . import metrics
-    from .runtimes import open_arrays
+    from .sessions import open_arrays
 
     inputs, wanted = open_arrays(Path(samples) / "inputs"), open_arrays(Path(expected))
     count = min(MANY, store.read_json(Path(samples) / "samples.json")["count"], len(wanted[0]))

@@ -24,7 +24,8 @@ from ..errors import DataError, MissingExtra, ModelError
 from . import metrics, tasks
 from .environment import cores
 from .locate import locate  # noqa: F401  (called as benchmark.compare:locate)
-from .runtimes import open_arrays, open_session
+from .runtimes import open_session
+from .sessions import open_arrays
 
 Array = Any  # numpy.ndarray
 BATCH = 32

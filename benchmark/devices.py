@@ -211,15 +211,15 @@ def stored(payload: dict, progress) -> dict:
     """Write `inputs.npz`: a few samples as the file stores its inputs, and `expected.npz`."""
     import numpy as np
 
-    from . import runtimes
+    from . import runtimes, sessions
 
     session = runtimes.Litert(payload["path"], 1)
     engine = session._interpreter
     details = engine.get_input_details()
     specs = {at: spec for at, spec in zip(session.tensors[0], session.inputs, strict=True)}
     if payload["samples"]:
-        arrays = runtimes.open_arrays(Path(payload["samples"]) / "inputs")
-        rows = {at: runtimes.quantize(np.asarray(a[:payload["count"]]), specs[at])
+        arrays = sessions.open_arrays(Path(payload["samples"]) / "inputs")
+        rows = {at: sessions.quantize(np.asarray(a[:payload["count"]]), specs[at])
                 for at, a in zip(session.tensors[0], arrays, strict=True)}
         held = [rows[d["index"]] for d in details]
     else:

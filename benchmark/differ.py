@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import tflite
 from ..errors import TfcompressError
-from . import growth, metrics, runtimes
+from . import growth, metrics, runtimes, sessions
 
 Array = Any  # numpy.ndarray
 ROWS = 32  # at once, through both files
@@ -157,7 +157,7 @@ def outputs(payload: dict, progress) -> dict:
         return {"why": error.message}
 
 
-def _compared(first: runtimes.Session, second: runtimes.Session, rows: list[Array]) -> dict:
+def _compared(first: sessions.Session, second: sessions.Session, rows: list[Array]) -> dict:
     fidelity = [metrics.Fidelity() for _ in first.outputs]
     same = [metrics.Share() for _ in first.outputs]
     count = len(rows[0])
@@ -180,7 +180,7 @@ def _rows(payload: dict, first: list[dict], second: list[dict]) -> list[Array]:
     import numpy as np
 
     if payload["samples"]:
-        arrays = runtimes.open_arrays(Path(payload["samples"]) / "inputs")
+        arrays = sessions.open_arrays(Path(payload["samples"]) / "inputs")
         return [np.asarray(a[:payload["count"]]) for a in arrays]
     rng = np.random.default_rng(payload["seed"])
     found = []

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import MissingExtra
-from .runtimes import SIGNATURE, Array, Session, _refused, _rows, _spec
+from .sessions import SIGNATURE, Array, Session, _refused, _rows, _spec
 
 MANIFESTS = ("/usr/share/vulkan/icd.d/*.json", "/etc/vulkan/icd.d/*.json",
              "/usr/local/share/vulkan/icd.d/*.json")

@@ -194,7 +194,7 @@ def prepare(payload: dict, progress) -> dict:
     Raises:
         ModelError, MissingExtra: As `runtimes.open_session`.
     """
-    from . import runtimes
+    from . import runtimes, sessions
 
     if payload["runtime"] in ("litert", "litert-gpu"):
         runtimes.litert_module()
@@ -213,7 +213,7 @@ def prepare(payload: dict, progress) -> dict:
     _state["baseline"] = reset_peak()
 
     samples = payload.get("samples")
-    names = payload.get("names") or (runtimes.input_names(samples) if samples else None)
+    names = payload.get("names") or (sessions.input_names(samples) if samples else None)
 
     def load() -> tuple[object, float]:
         start = time.perf_counter_ns()

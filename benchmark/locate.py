@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import ModelError
 from . import metrics
-from .runtimes import input_names, litert_module, open_arrays, open_session, quantize
+from .runtimes import litert_module, open_session
+from .sessions import input_names, open_arrays, quantize
 
 Array = Any  # numpy.ndarray
 CEILING_DB = 50.0  # losses above it are ordinary: eight bits are worth about 50 dB

@@ -11,55 +11,22 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from .. import store
 from ..artifact import argument_names
 from ..errors import DataError, MissingExtra, ModelError
-
-Array = Any  # numpy.ndarray
-SIGNATURE = "serving_default"
-
-
-class Session:
-    """A loaded artifact.
-
-    Attributes:
-        inputs: One `{"name", "shape", "dtype", "scale", "zero_point"}` per input, in the order in
-            which `run` takes them. `shape` has None where free; `scale` is 0.0 where the tensor
-            is not quantized.
-        outputs: The same for the outputs, in the order in which `run` returns them.
-    """
-
-    inputs: list[dict]
-    outputs: list[dict]
-    tensors: tuple[list[int], list[int]]  # where the runtime itself has each input and output
-
-    def order(self, side: int, positions: list[int]) -> None:
-        """Put the inputs (`side` 0) or outputs (1) into another order."""
-        for each in ((self.inputs, self.outputs)[side], self.tensors[side]):
-            each[:] = [each[i] for i in positions]
-
-    def run(self, arrays: list[Array]) -> list[Array]:
-        """Run the artifact on a batch.
-
-        Args:
-            arrays: One array per input, shape [batch, ...], holding real (not quantized) values.
-
-        Returns:
-            One array per output, shape [batch, ...]: float32, or integers (booleans) where the
-            file's output is not a quantized real number.
-
-        Raises:
-            DataError: The arrays do not fit the inputs.
-            ModelError: The runtime refuses to run the file.
-        """
-        raise NotImplementedError
-
-    def ready(self, arrays: list[Array]) -> Callable[[], object]:
-        """Set one batch as input and return what runs it, and nothing else: the thing to time."""
-        raise NotImplementedError
+from .graphs import Keras, TensorFlow
+from .sessions import (
+    SIGNATURE,
+    Array,
+    Session,
+    _filled,
+    _plain,
+    _refused,
+    _rows,
+    _spec,
+    dequantize,
+    quantize,
+)
 
 
 class Litert(Session):
@@ -146,117 +113,6 @@ class Litert(Session):
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise _refused("the file", "litert", error) from None
-
-
-class _Graph(Session):
-    """What both TensorFlow runtimes share: a function from tensors to named tensors."""
-
-    def _call(self, tensors: list) -> list:
-        raise NotImplementedError
-
-    @property
-    def note(self) -> str:
-        """The GPU, where TensorFlow sees one and so puts the model there."""
-        import tensorflow as tf
-
-        found = tf.config.list_physical_devices("GPU")
-        if not found:
-            return ""
-        details = tf.config.experimental.get_device_details(found[0])
-        return f"on the GPU: {details.get('device_name', found[0].name)}"
-
-    def _tensors(self, arrays: list[Array]) -> list:
-        import tensorflow as tf
-
-        return [tf.constant(a.astype(s["dtype"]))
-                for a, s in zip(arrays, self.inputs, strict=True)]
-
-    def run(self, arrays: list[Array]) -> list[Array]:
-        import numpy as np
-
-        count = _rows(arrays, self.inputs)
-        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or max(count, 1)
-        parts: list[list[Array]] = [[] for _ in self.outputs]
-        for start in range(0, count, step):
-            rows = [a[start:start + step] for a in arrays]
-            have = len(rows[0])
-            rows = [_filled(r, step) for r in rows] if have < step else rows
-            for part, out in zip(parts, self._once(rows), strict=True):
-                part.append(out[:have])
-        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
-
-    def _once(self, rows: list[Array]) -> list[Array]:
-        try:
-            outputs = self._call(self._tensors(rows))
-        except (ValueError, TypeError) as error:
-            raise _refused("the model", "TensorFlow", error) from None
-        except Exception as error:  # tf.errors.*: shapes and kernels that only show at run time
-            if type(error).__module__.startswith("tensorflow"):
-                raise _refused("the model", "TensorFlow", error) from None
-            raise
-        return [dequantize(o.numpy(), s) for o, s in zip(outputs, self.outputs, strict=True)]
-
-    def ready(self, arrays: list[Array]) -> Callable[[], object]:
-        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or 1
-        tensors = self._tensors([_filled(a[:1], step) for a in arrays])
-        return lambda: self._call(tensors)
-
-
-class Keras(_Graph):
-    """A .keras file, called through a traced function as an application would."""
-
-    def __init__(self, path: str, threads: int):
-        _tensorflow(threads)
-        import keras
-        import tensorflow as tf
-
-        try:
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:
-            raise _refused(path, "Keras", error) from None
-        function = tf.function(lambda x: model(x, training=False))
-        structure = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
-        self._function = lambda tensors: keras.tree.flatten(
-            function(keras.tree.pack_sequence_as(structure, tensors)))
-        names = [t.name for t in model.inputs]
-        self.inputs = [_spec(n, t.shape, t.dtype) for n, t in zip(names, model.inputs, strict=True)]
-        outputs = list(getattr(model, "output_names", [])) or [t.name for t in model.outputs]
-        self.outputs = [_spec(n, t.shape, t.dtype)
-                        for n, t in zip(outputs, model.outputs, strict=True)]
-        self.tensors = list(range(len(names))), list(range(len(outputs)))
-
-    def _call(self, tensors: list) -> list:
-        given, wanted = self.tensors
-        results = self._function([tensors[given.index(i)] for i in range(len(given))])
-        return [results[i] for i in wanted]
-
-
-class TensorFlow(_Graph):
-    """A SavedModel, through its `serving_default` signature."""
-
-    def __init__(self, path: str, threads: int):
-        _tensorflow(threads)
-        import tensorflow as tf
-
-        try:
-            self._model = tf.saved_model.load(path)  # kept: it owns the variables
-        except Exception as error:
-            raise _refused(path, "TensorFlow", error) from None
-        signatures = self._model.signatures
-        if not signatures:
-            raise ModelError(f"{path} has no signature", "export it with a signature")
-        key = SIGNATURE if SIGNATURE in signatures else next(iter(signatures))
-        self._function = signatures[key]
-        self.inputs = [_spec(n, t.shape, t.dtype.name)
-                       for n, t in self._function.structured_input_signature[1].items()]
-        self.outputs = [_spec(n, t.shape, t.dtype.name)
-                        for n, t in self._function.structured_outputs.items()]
-        self.tensors = list(range(len(self.inputs))), list(range(len(self.outputs)))
-
-    def _call(self, tensors: list) -> list:
-        named = dict(zip([s["name"] for s in self.inputs], tensors, strict=True))
-        results = self._function(**named)
-        return [results[s["name"]] for s in self.outputs]
 
 
 class Onnx(Session):
@@ -449,60 +305,6 @@ def _onnx_dtype(kind: str) -> str:
     return {"float": "float32", "double": "float64", "string": "object"}.get(plain, plain)
 
 
-def open_arrays(folder: Path) -> list[Array]:
-    """The arrays `0.npy`, `1.npy`, ... of a folder, mapped into memory.
-
-    Raises:
-        DataError: There is no `0.npy`.
-    """
-    import numpy as np
-
-    found = []
-    while (path := folder / f"{len(found)}.npy").is_file():
-        found.append(np.load(path, mmap_mode="r"))
-    if not found:
-        raise DataError(f"no arrays in {folder}", "give a folder with 0.npy, 1.npy, ...")
-    return found
-
-
-def input_names(samples: str | Path) -> dict:
-    """`names` for `open_session` from a samples folder: the order in which its inputs stand."""
-    file = Path(samples) / "samples.json"
-    return {"inputs": store.read_json(file).get("names") if file.is_file() else None}
-
-
-def quantize(array: Array, spec: dict) -> Array:
-    """Real values as the tensor `spec` stores them: rounded half to even, saturating."""
-    import numpy as np
-
-    kind = np.dtype(spec["dtype"])
-    if kind.kind == "S" and array.dtype.kind == "U":  # LiteRT's text is bytes
-        return np.char.encode(array, "utf-8")
-    if not spec["scale"] or kind.kind == "f":
-        return np.ascontiguousarray(array.astype(kind))
-    limits = np.iinfo(kind)
-    steps = np.rint(array.astype(np.float32) / np.float32(spec["scale"])) + spec["zero_point"]
-    return np.ascontiguousarray(np.clip(steps, limits.min, limits.max).astype(kind))
-
-
-def dequantize(array: Array, spec: dict) -> Array:
-    """The real values behind a stored tensor; integers without a scale stay as they are."""
-    import numpy as np
-
-    if array.dtype.kind in "iu":
-        if not spec["scale"]:
-            return array
-        centred = array.astype(np.float32) - np.float32(spec["zero_point"])
-        return centred * np.float32(spec["scale"])
-    return array.astype(np.float32) if array.dtype.kind in "fV" else array
-
-
-def _spec(name: str, shape, dtype: str, scale: float = 0.0, zero_point: int = 0) -> dict:
-    sizes = [None if s is None or s < 0 else int(s) for s in shape]
-    dtype = "object" if dtype == "string" else dtype
-    return {"name": name, "shape": sizes, "dtype": dtype, "scale": scale, "zero_point": zero_point}
-
-
 def _describe(named: list[tuple[str, dict]]) -> tuple[list[dict], list[int]]:
     """Specs and tensor indices of (name, LiteRT tensor details) pairs."""
     import numpy as np
@@ -527,42 +329,3 @@ def _order(wanted: list[str], have: list[str], side: str, path: str) -> list[int
     if set(arguments := argument_names(wanted)) == set(have):
         return [have.index(n) for n in arguments]
     return list(range(len(have)))
-
-
-def _filled(rows: Array, batch: int) -> Array:
-    """`rows` repeated at the end up to the batch that the file is fixed to."""
-    import numpy as np
-
-    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
-
-
-def _rows(arrays: list[Array], inputs: list[dict]) -> int:
-    if len(arrays) != len(inputs):
-        raise DataError(f"the model has {len(inputs)} inputs, the data have {len(arrays)}",
-                        "give one array per input")
-    counts = {len(a) for a in arrays}
-    if len(counts) != 1:
-        raise DataError(f"the inputs have different numbers of samples: {sorted(counts)}",
-                        "give the same number of rows for each input")
-    return counts.pop()
-
-
-def _tensorflow(threads: int) -> None:
-    """Set TensorFlow's threads; it takes them only before its first operation."""
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:
-        pass
-
-
-def _plain(shape) -> str:
-    return "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
-
-
-def _refused(path: str, runtime: str, error: Exception) -> ModelError:
-    text = " ".join(str(error).split())[:300]
-    return ModelError(f"{runtime} cannot run {path}: {text}", "convert the model again, or "
-                      "choose another target")

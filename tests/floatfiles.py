@@ -134,3 +134,12 @@ class FloatFile:
         entry = schema.TensorMapT()
         entry.name, entry.tensorIndex = name, index
         return entry
+
+
+def small(path):
+    """A convolution, a mean and a dense layer, the first fifth of whose weights are zero."""
+    build = FloatFile()
+    x = build.conv(build.input("image", (1, 8, 8, 3)), np.ones((4, 3, 3, 3)), relu=True)
+    weights = np.ones((5, 4), "f4")
+    weights[0] = 0
+    return build.save(path, {"y": build.dense(build.mean(x), weights)})

@@ -123,7 +123,7 @@ def _share(model: Any) -> None:
             op.inputs, op.outputs = (np.array(a, np.int32) for a in (op.inputs, op.outputs))
             op.builtinOptions = once(op.builtinOptions)
     for buffer in model.buffers:
-        buffer.__class__ = tflite._aligned_buffer()
+        buffer.__class__ = tflite.aligned_buffer()
 
 
 def _content(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,6 +13,7 @@ from web import conv_file, needs_browser
 
 from tfcompress.artifact import Measurement
 from tfcompress.benchmark import browser, compare, packages, runtimes, transfer
+from tfcompress.child import Child
 from tfcompress.errors import MissingExtra, ModelError
 
 
@@ -103,6 +105,29 @@ def test_a_page_that_dies_is_one_clear_error(fetched, model):
         session._page._process.stdin.close()  # so the browser is ended
         with pytest.raises(ModelError, match="the browser ended"):
             session.run([np.zeros((1, *session.inputs[0]["shape"][1:]), np.float32)])
+
+
+@pytest.mark.slow
+def test_no_browser_outlives_the_process_that_started_it(fetched, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # so the browser's profile is known
+    with Child("judge") as child:
+        child.call("benchmark.latency:prepare", {
+            "path": str(model), "runtime": "litert-js", "threads": 1, "seed": 0}, None)
+        assert _running(tmp_path)
+    end = time.monotonic() + 20
+    while (left := _running(tmp_path)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not left
+
+
+def _running(folder):
+    """Ids of the processes that have a browser profile of this folder on their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"{folder}/tfcompress-browser-".encode() in file.read_bytes():
+                found.append(file.parent.name)
+    return found
 
 
 @pytest.mark.slow

@@ -274,6 +274,8 @@ def test_with_a_compiler_its_file_decides(tmp_path, monkeypatch):
     by_name = {m["name"]: m for m in found["measurements"]}
     assert by_name["npu_ops"]["values"] == [0.6] and "16.0" in by_name["npu_ops"]["note"]
     assert by_name["npu_parameters"]["values"] == [2560]
+    if not by_name["npu_latency"]["values"]:
+        assert "no Edge TPU; connect one and install" in by_name["npu_latency"]["note"]
     assert [f["op"] for f in found["fallbacks"]] == ["FULLY_CONNECTED", "SOFTMAX"]
     assert "unspecified limitation" in found["fallbacks"][0]["why"]
 
