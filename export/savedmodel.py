@@ -78,10 +78,12 @@ def argument_names(inputs: Sequence[TensorSpec]) -> list[str]:
     return artifact.argument_names([s.name for s in inputs])
 
 
-def save(function, folder: str | Path, model: Any = None) -> None:
+def save(function, folder: str | Path, model: Any = None, gradients: bool = True) -> None:
     """Save a concrete function as the `serving_default` of a new SavedModel.
 
-    Given the same function, the bytes are the same in every process.
+    Given the same function, the bytes are the same in every process. `gradients` are those that
+    functions define for themselves, as swish does; a model that is only converted needs none, and
+    is saved in less time without.
     """
     import tensorflow as tf
     from tensorflow.core.protobuf import fingerprint_pb2
@@ -91,7 +93,8 @@ def save(function, folder: str | Path, model: Any = None) -> None:
     outer = [id(o) for o, _ in function.graph.captures]
     module.variables_ = [held[o] for o in outer if o in held]
     module.tables_ = [t for t in _tables(model) if id(t.resource_handle) in outer]
-    tf.saved_model.save(module, str(folder), {"serving_default": function})
+    tf.saved_model.save(module, str(folder), {"serving_default": function},
+                        tf.saved_model.SaveOptions(experimental_custom_gradients=gradients))
     file = Path(folder) / "fingerprint.pb"
     if file.exists():  # it holds a random identifier beside the digests
         fingerprint = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())

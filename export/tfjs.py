@@ -159,7 +159,7 @@ def _convert(model, work: Path, inputs, outputs, options, lower, converter, quan
         model = lower.Retraced(model)
     with lowered as rewrites:
         function = savedmodel.trace(model, inputs, outputs)
-        savedmodel.save(function, work / "saved", model)
+        savedmodel.save(function, work / "saved", model, gradients=False)
     converter.convert_tf_saved_model(
         str(work / "saved"), str(work / "made"), signature_def="serving_default",
         saved_model_tags="serve", quantization_dtype_map=QUANTIZED[quantization] or None,

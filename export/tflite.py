@@ -99,7 +99,7 @@ def _convert(model, inputs, outputs, lower, options, entry) -> tuple[list[dict],
         model = lower.Retraced(model)
     with _lowered(lower, model, options) as rewrites, tempfile.TemporaryDirectory() as folder:
         function = savedmodel.trace(model, _narrow(inputs), outputs)
-        savedmodel.save(function, folder, model)
+        savedmodel.save(function, folder, model, gradients=False)
         _forget_composites(Path(folder) / "saved_model.pb")
         content = _from_saved_model(folder)
     return list(rewrites), _rename(content, savedmodel.argument_names(inputs), inputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sys
 import zlib
 from functools import cached_property
@@ -131,7 +132,7 @@ class Trial:
         return {"path": Path(told["path"]), "route": made["route"], **wider}
 
     def judge(self, name: str, pages: Pages) -> dict:
-        """`{"snr_db", "route", "wider"}` of the artifact in its runtime, or `{"error"}`."""
+        """`{"snr_db", "route", "wider"}` of the artifact in its runtime, or why there is none."""
         from tfcompress import targets
 
         target = targets.load(name)
@@ -144,7 +145,9 @@ class Trial:
         try:
             snr = self._snr(pages.run(target, made.pop("path"), self))
         except Exception as error:
-            return {"error": f"when run: {_said(error)}"}
+            said = _said(error)
+            late = re.search(r"gave no answer.* in (\d+) s", said)
+            return {"late": int(late[1])} if late else {"error": f"when run: {said}"}
         return {"snr_db": "inf" if snr == math.inf else round(max(snr, -999.0), 1), **made}
 
     def _snr(self, got: list) -> float:
