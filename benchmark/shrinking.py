@@ -134,7 +134,7 @@ def _same_work(report: Report, row: Row, many: bool) -> str:
         return ""
     macs = row.value("macs")
     count = f"all {words.number('macs', macs)} multiplications" if macs else "all multiplications"
-    text = f"Nor is it faster: the runtime's kernels do {count} of a sample"
+    text = f"Nor is it faster: the runtime does {count}"
     text += ", those by zero too" if many else ", shared values or not"
     pattern = (trained.asked(report, "prune") or {}).get("pattern", "unstructured")
     if many and pattern != "unstructured":

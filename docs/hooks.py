@@ -13,6 +13,7 @@ OUTSIDE = {
     "benchmark/report_schema.json": "schemas/report_schema.json",
     "compress/training/recipe_schema.json": "schemas/recipe_schema.json",
 }
+CELL = re.compile(r"<td[^>]*>.*?</td>", re.S)
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -39,3 +40,8 @@ def on_page_markdown(markdown, page, config, files):
         return f"[{match[1]}]({up}{inside}{match[3] or ''})"
 
     return LINK.sub(moved, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """In tables `|` is escaped within code too, as GitHub wants it; the backslash is not shown."""
+    return CELL.sub(lambda cell: cell[0].replace("\\|", "|"), html)

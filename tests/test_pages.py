@@ -69,3 +69,4 @@ def test_the_site_can_be_built(tmp_path):
     for page in (tmp_path / "site").rglob("*.html"):
         assert not FETCHED.findall(page.read_text()), f"{page} fetches from elsewhere"
         assert not re.search(r"\[\^\d+\]", page.read_text()), f"{page}: a note"
+        assert "\\|" not in page.read_text(), f"{page} shows an escape"
