@@ -30,6 +30,10 @@ def scores(graph: Any, roots: Any, kind: str, run: Callable, batches: list,
 
     Returns:
         Float array of one value per atom, not negative.
+
+    Raises:
+        Exception: Whatever `taylor` cannot get through; ValueError where gradients do not reach a
+            kernel, or are not finite.
     """
     if kind == "taylor":
         return _taylor(graph, roots, run, batches, loss)
@@ -83,11 +87,17 @@ def _taylor(graph: Any, roots: Any, run: Callable, batches: list, loss: Callable
             outputs = run(inputs)
             value = loss(outputs, labels) if loss else _power(outputs)
         found = tape.gradient(value, [w.variable.value for w in mine])
+        far = [w.op.name for w, g in zip(mine, found, strict=True)
+               if w.kind == "kernel" and g is None]
+        if far:
+            raise ValueError(f"none reaches {far[0]}")
         for op_id in dict.fromkeys(id(w.op) for w in mine):
             parts = [(w, g) for w, g in zip(mine, found, strict=True)
                      if id(w.op) == op_id and g is not None]
             change = _change(parts, roots)
             (gates if any(w.kind in GATES for w, _ in parts) else others).__iadd__(change)
+    if not (np.isfinite(gates).all() and np.isfinite(others).all()):
+        raise ValueError("they are not finite")
     return np.where(gates > 0, gates, others)
 
 

@@ -101,7 +101,16 @@ def shrink(model: Any, stage: Any, *, batches: list = (), loss: Callable | None 
     if kind == "taylor" and not batches:
         kind = "magnitude"
         notes.append("no data for the Taylor criterion: channels were judged by magnitude")
-    scores = importance.scores(graph, roots, kind, _runner(model, pack), list(batches), loss)
+    run = _runner(model, pack)
+    try:
+        scores = importance.scores(graph, roots, kind, run, list(batches), loss)
+    except Exception as error:  # only gradients can fail, and with whatever they like
+        if kind != "taylor":
+            raise
+        kind, text = "magnitude", " ".join(str(error).split())[:200]
+        notes.append(f"no gradients for the Taylor criterion ({text}): channels were judged by "
+                     "magnitude")
+        scores = importance.scores(graph, roots, kind, run, [], None)
     found = families(graph, roots, scores, stage.multiple, kind != "taylor")
     reached = choose(sizes, found, stage.of, stage.to, stage.scope)
     gone = {root for f in found for root in f.order[:f.gone]}

@@ -44,9 +44,8 @@ class Attempts:
         """
         import tensorflow as tf
 
-        before = [v.numpy() for v in now[0].variables]
+        before, why = [v.numpy() for v in now[0].variables], ""
         while True:
-            told = None
             try:
                 told = fit(now[0])
                 self._lost = told["lost"][0]
@@ -60,7 +59,9 @@ class Attempts:
                     raise
                 if "No gradients provided" in str(error):
                     return *now, None
+                why = why or obstacles.said(error)
                 again = self._pass_by(error, search)
+                self.untrained = "" if again else why
             for variable, value in zip(now[0].variables, before, strict=True):
                 variable.assign(value)
             if not again:
@@ -72,10 +73,7 @@ class Attempts:
         if load.lacks_kernel(error) and not self.xla:
             self.xla = True
             return True
-        found = search(self.obstacles)
-        if not found:
-            self.untrained = obstacles.said(error)
-        return bool(found)
+        return bool(search(self.obstacles))
 
     def told(self, stage: str, unreached: list[str]) -> tuple[list[str], list[dict]]:
         """What to tell of a stage: notes, and `{"stage", "layer", "why"}` for the obstacles.
@@ -99,9 +97,7 @@ class Attempts:
         if self._lost:
             notes.append(f"{stage}: weights whose gradient is not finite were not trained in "
                          f"{self._lost:.0%} of the steps of the first epoch")
-        ways = {obstacles.STOPS: "no gradient goes back through it", obstacles.QUIET:
-                "it was run as at inference"}
-        skipped = [{"stage": stage, "layer": o.layer, "why": f"{ways[o.way]}: {o.why}"}
+        skipped = [{"stage": stage, "layer": o.layer, "why": o.told()}
                    for o in self.obstacles.found.values()]
         self._lost = 0.0
         return notes, skipped

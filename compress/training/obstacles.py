@@ -14,17 +14,26 @@ from typing import Any
 
 from . import flow
 
-STOPS = "stops"  # no gradient goes back through it
-QUIET = "quiet"  # it acts as at inference
-
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A layer, which of the two ways passes it by, and why."""
+    """A layer, and how it is passed by.
+
+    Attributes:
+        layer: Its name.
+        stops: Why no gradient goes back through it, or "".
+        quiet: Why it acts as at inference, or "".
+    """
 
     layer: str
-    way: str
-    why: str
+    stops: str = ""
+    quiet: str = ""
+
+    def told(self) -> str:
+        """Both in words."""
+        return "; ".join(f"{what}: {why}" for what, why in (
+            ("no gradient goes back through it", self.stops),
+            ("it was run as at inference", self.quiet)) if why)
 
 
 @dataclass
@@ -59,7 +68,7 @@ class Obstacles:
         with contextlib.suppress(Exception):  # what came before the failure has been found
             tf.function(lambda *given: self._trace(model, pack, list(given)), autograph=False
                         ).get_concrete_function(*tensors)
-        return [o for key, o in self.found.items() if before.get(key) != o]
+        return [o for key, o in self.found.items() if o != before.get(key)]
 
     def _trace(self, model: Any, pack: Callable, tensors: list) -> None:
         import keras
@@ -86,13 +95,15 @@ class Obstacles:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(read)
             results, why = _as_in_training(call, shapes)
-        if why:
-            self.found[id(op)] = Obstacle(op.name, QUIET, why)
         made = [t for t in flow.flatten(results) if flow.is_float(t)]
+        stops = ""
         try:
             tape.gradient(made, [*read, *tape.watched_variables()])
         except Exception as error:
-            self.found[id(op)] = Obstacle(op.name, STOPS, said(error))
+            stops = said(error)
+        if stops or why:
+            old = self.found.get(id(op), Obstacle(op.name))
+            self.found[id(op)] = Obstacle(op.name, old.stops or stops, old.quiet or why)
         return results
 
     def __enter__(self) -> Obstacles:
@@ -109,10 +120,9 @@ class Obstacles:
         import keras
         import tensorflow as tf
 
-        known = self.found.get(id(op))
-        results = call(training=False) if known and known.way == QUIET else call()
-        change = tf.stop_gradient if known and known.way == STOPS else \
-            _guard if self.guarded else None
+        known = self.found.get(id(op), Obstacle(""))
+        results = call(training=False) if known.quiet else call()
+        change = tf.stop_gradient if known.stops else _guard if self.guarded else None
         if not change:
             return results
         flat = [change(t) if flow.is_float(t) else t for t in flow.flatten(results)]

@@ -141,6 +141,25 @@ def test_taylor_sees_what_the_outputs_do_not_need():
     assert np.abs(model(data) - worse.model(data)).max() > 0.1
 
 
+@pytest.mark.parametrize("between, why", [
+    (lambda x: __import__("keras").ops.slice_update(x, [0, 0], [[1.0, 1.0]]), "gradient registry"),
+    (lambda x: __import__("keras").ops.argmax(x, -1, keepdims=True), "none reaches a"),
+    (lambda x: __import__("keras").ops.sqrt(x - x), "not finite"),
+])
+def test_where_taylor_has_no_gradients_magnitude_judges(between, why):
+    import keras
+    from keras import layers
+
+    x = keras.Input((6,))
+    model = fill(keras.Model(x, layers.Dense(3, name="c")(layers.Dense(16, name="b")(
+        between(layers.Dense(16, name="a")(x))))))
+    data = keras.ops.ones((4, 6))
+    done, plain = (structured.shrink(model, Structured(to=0.7, importance=kind),
+                                     batches=[([data], None)]) for kind in ("taylor", "magnitude"))
+    assert any(why in n and "judged by magnitude" in n for n in done.notes)
+    assert done.removed == plain.removed and done.removed
+
+
 def graphs():
     """Lists of words from which `build_graph` makes a model."""
     words = st.sampled_from(["conv", "grouped", "depthwise", "multiplied", "separable",

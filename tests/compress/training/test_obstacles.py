@@ -121,6 +121,26 @@ def test_a_layer_that_fails_in_training_runs_as_at_inference(tmp_path):
     assert not np.array_equal(old[new != 0], new[new != 0])
 
 
+def test_a_layer_can_stand_in_the_way_in_both_ways(tmp_path):
+    import keras
+    import tensorflow as tf
+
+    class Both(keras.layers.Layer):
+        def call(self, x, training=False):
+            if training:
+                raise RuntimeError("only for inference")
+            return tf.raw_ops.ResizeArea(images=x, size=[4, 4])
+
+    x = keras.Input((8, 8, 3))
+    h = Both(name="both")(keras.layers.Conv2D(8, 3)(x))
+    done = run(keras.Model(x, keras.layers.Conv2D(8, 3)(h)), PRUNE, tmp_path)
+    assert done.skipped == [{"stage": "prune", "layer": "both", "why":
+                             "no gradient goes back through it: TensorFlow has no gradient for its "
+                             "operator ResizeArea; it was run as at inference: it fails in training"
+                             " (only for inference)"}]
+    assert len(done.history) == 1
+
+
 def test_a_model_that_cannot_be_trained_at_all_is_pruned_at_once(tmp_path):
     import keras
     import tensorflow as tf
