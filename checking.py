@@ -388,12 +388,18 @@ def render(result: Result, form: str, width: int = 100, color: bool = False) -> 
 
 
 def save(text: str, path: str | Path) -> None:
-    """Write a rendered result, whole or not at all.
+    """Write a rendered result, whole or not at all; its folder is made where there is none.
 
     Raises:
         OutputError: It cannot be written.
     """
-    _write(Path(path), text)
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror or error}",
+                          "check the path and its permissions") from None
+    _write(path, text)
 
 
 def summarize(result: Result) -> None:

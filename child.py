@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import OutputError, TargetError, TfcompressError, from_dict
+from .errors import OutputError, TargetError, TfcompressError, from_dict, missing
 
 Progress = Callable[[float | None, str], None]
 PACKAGE = __name__.rpartition(".")[0]
@@ -175,6 +175,8 @@ def serve(fd: int) -> None:
             send({"result": function(call["payload"], progress)})
         except TfcompressError as error:
             send({"error": error.to_dict(), "traceback": traceback.format_exc()})
+        except ModuleNotFoundError as error:
+            send({"error": missing(error).to_dict(), "traceback": traceback.format_exc()})
         except MemoryError:
             send(
                 {

@@ -81,6 +81,14 @@ class Interrupted(TfcompressError):
     exit_code = 130
 
 
+def missing(error: ModuleNotFoundError) -> MissingExtra:
+    """A module that is not there: a dependency left out by `--no-deps`, or one of user code."""
+    package = (error.name or str(error)).partition(".")[0]
+    found = MissingExtra(package, "all")
+    found.hint = "install it; `pip install tfcompress` brings all that tfcompress itself needs"
+    return found
+
+
 def from_dict(record: dict) -> TfcompressError:
     """The error that `TfcompressError.to_dict` wrote; unknown types become the base class."""
     kinds = {kind.__name__: kind for kind in _tree(TfcompressError)}

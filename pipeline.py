@@ -26,7 +26,7 @@ from .benchmark import environment, latency, picks, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
 from .child import Child, ChildDied
 from .compress.models import scan
-from .errors import DataError, TfcompressError, UsageError
+from .errors import DataError, ModelError, TfcompressError, UsageError
 from .export import explorer, usage
 from .quantization import Quantization, learned_of, names, read_labels
 from .source import Source
@@ -189,6 +189,8 @@ def _targets(options: Options) -> list[Target]:
 
 def check(options: Options, chosen: list[Target]) -> None:
     """What can be found wrong before anything is loaded."""
+    if not os.path.exists(options.model):
+        raise ModelError(f"no model file {options.model}", "check the path")
     if options.chosen_recipe() and options.data is None:
         raise DataError(
             "training needs data",

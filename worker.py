@@ -334,9 +334,16 @@ def run_model(arrays: list, loaded=None) -> list:
                 "encode the data with the vocabulary of training",
             ) from error
         raise DataError(
-            f"the model cannot be run on the data: {text[:200]}",
+            f"the model cannot be run on the data: {_cause(text)}",
             "give data like those of training; --debug shows more",
         ) from error
+
+
+def _cause(text: str) -> str:
+    """What went wrong, without the source lines that a traced function puts before it."""
+    if text.startswith("in user code:"):
+        text = re.split(r"(?<= )(?=[A-Z]\w*(?:Error|Exception): )", text)[-1]
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def open_samples(folder: str) -> list:

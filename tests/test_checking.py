@@ -298,6 +298,12 @@ def test_the_command_line_prints_and_writes(place, monkeypatch, capsys):
     assert told.err.splitlines()[0].startswith("tfcompress: tflite-float32: size is ")
 
 
+def test_a_format_goes_into_a_folder_that_is_not_there_yet(place):
+    text = checking.render(run(place, update=True), "json")
+    checking.save(text, place / "reports" / "check.json")
+    assert (place / "reports" / "check.json").read_text() == text
+
+
 def test_machines_are_told_the_file_from_where_they_are(place, monkeypatch):
     run(place, update=True)
     shrunk(place / "model-tfcompress", width=32)

@@ -84,7 +84,7 @@ def test_the_users_folder_is_not_on_the_childs_path(tmp_path, monkeypatch):
     (tmp_path / "json5stray.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     with Child("test") as closed:
-        with pytest.raises(errors.TfcompressError, match="ModuleNotFoundError"):
+        with pytest.raises(errors.TfcompressError, match="json5stray is not installed"):
             closed.call("filing:warm", {"modules": ["json5stray"]})
     (tmp_path / "own.py").write_text("here = 1")
     with Child("test", path=(str(tmp_path),)) as opened:
