@@ -323,7 +323,8 @@ class _Run:
             rows=(first, *map(verdict.without_before, rows)),
             recipe=self.recipe(),
             training=made.training(),
-            environment=environment_now,
+            environment=environment_now | {"versions": environment_now["versions"]
+                                           | runtimes.versions(t.runtime for t in self.targets)},
             command=self.options.command,
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),
