@@ -118,8 +118,10 @@ def _check(config: Config, one: Candidate, before: dict | None, on_event: Listen
 def _growth(one: Candidate, before: dict) -> list[dict]:
     if one.error:
         return []
-    return growth.layers(before.get("tensors", []), one.record["tensors"],
-                         (before["bytes"], one.record["bytes"]))
+    old, new = before.get("tensors", []), one.record["tensors"]
+    if not (old and new):  # of one side nothing is known: a folder, or an older baseline file
+        old = new = []
+    return growth.layers(old, new, (before["bytes"], one.record["bytes"]))
 
 
 # ---- Candidates -----------------------------------------------------------------------------
@@ -195,7 +197,8 @@ def _sizes(path: Path) -> dict:
         raise UsageError(f"no artifact {path}", "run tfcompress shrink first, or correct the path")
     told = filing.describe({"path": str(path)}, lambda *_: None)
     by = {m["name"]: m["values"][0] for m in told["measurements"]}
-    tensors = [{k: t[k] for k in KEPT} for t in told["io"].get("tensors", [])]
+    weights = filing.kernels(path) if path.suffix == ".onnx" else told["io"].get("tensors", [])
+    tensors = [{k: t[k] for k in KEPT} for t in weights]
     return {"sha256": store.file_digest(path), "bytes": by["size"], "gzip": by["size_gzip"],
             "parameters": by.get("parameters"), "ops": told["io"].get("ops", {}),
             "tensors": tensors}
@@ -388,12 +391,18 @@ def render(result: Result, form: str, width: int = 100, color: bool = False) -> 
 
 
 def save(text: str, path: str | Path) -> None:
-    """Write a rendered result, whole or not at all.
+    """Write a rendered result, whole or not at all; its folder is made where there is none.
 
     Raises:
         OutputError: It cannot be written.
     """
-    _write(Path(path), text)
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror or error}",
+                          "check the path and its permissions") from None
+    _write(path, text)
 
 
 def summarize(result: Result) -> None:

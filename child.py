@@ -24,11 +24,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import MissingExtra, OutputError, TargetError, TfcompressError, from_dict
+from .errors import OutputError, TargetError, TfcompressError, from_dict, missing
 
 Progress = Callable[[float | None, str], None]
 PACKAGE = __name__.rpartition(".")[0]
-CALLED = {"PIL": "pillow"}  # where pip has another name for a module
 
 
 class ChildDied(TargetError):
@@ -199,10 +198,8 @@ def serve(fd: int) -> None:
 
 def _told(error: BaseException) -> TfcompressError:
     """What is said of an error that is none of ours: a package is not there, or a defect."""
-    name = (getattr(error, "name", None) or "").partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and name and name != PACKAGE:
-        package = CALLED.get(name, name.replace("_", "-"))
-        return MissingExtra(package, "all", hint=f"pip install {package}")
+    if isinstance(error, ModuleNotFoundError) and not (error.name or PACKAGE).startswith(PACKAGE):
+        return missing(error)
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return TfcompressError(f"{type(error).__name__}: {text}", "run with --debug to see where")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .command import arguments, defaults
 from .command.terminal import color, progress, short, size, width
-from .errors import Interrupted, OutputError, TfcompressError
+from .errors import Interrupted, OutputError, TfcompressError, missing
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug, machine = "--debug" in argv, "--json" in argv
     signal.signal(signal.SIGTERM, _stop)
+    _open_streams()
     try:
         if argv[:1] == ["help"]:
             argv = [*argv[1:2], "--help"]
@@ -59,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
             OutputError(f"{name}{error.strerror or error}", "check free space and permissions"),
             machine,
         )
+    except ModuleNotFoundError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(missing(error), machine)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -83,6 +88,13 @@ def _is_ours(error: BrokenPipeError) -> bool:
     return trace.tb_frame.f_code.co_filename == __file__
 
 
+def _open_streams() -> None:
+    """A stream that the caller has closed (`>&-`) takes what is said to it, and nobody reads it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
 def _flush() -> None:
     """Write what is left, unless its reader has left, as `tfcompress targets | head -1` does."""
     try:
@@ -93,9 +105,9 @@ def _flush() -> None:
 
 def _fail(error: TfcompressError, machine: bool) -> int:
     if machine:
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # the exit code says it where nothing can be written
             print(json.dumps(_told(error)))
-        _flush()
+            _flush()
     else:
         print(f"tfcompress: {error.message}", file=sys.stderr)
         if error.hint:

@@ -87,6 +87,13 @@ class Interrupted(TfcompressError):
     exit_code = 130
 
 
+def missing(error: ModuleNotFoundError) -> MissingExtra:
+    """A module that is not there: a dependency left out by `--no-deps`, or one of user code."""
+    name = (error.name or str(error)).partition(".")[0]
+    package = {"PIL": "pillow"}.get(name, name.replace("_", "-"))
+    return MissingExtra(package, "all", hint=f"pip install {package}")
+
+
 def from_dict(record: dict) -> TfcompressError:
     """The error that `TfcompressError.to_dict` wrote; unknown types become the base class."""
     kinds = {kind.__name__: kind for kind in _tree(TfcompressError)}

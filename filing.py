@@ -117,6 +117,13 @@ def describe(payload: dict, progress: Progress) -> dict:
     return {"measurements": [m.to_dict() for m in measurements], "io": io}
 
 
+def kernels(path: Path) -> list[dict]:
+    """The weights of an .onnx file by layer; of a .tflite file `describe` has them."""
+    from .compress.onnx import graph, layers
+
+    return layers.weights(graph.load(path))
+
+
 def sizes(payload: dict, progress: Progress) -> dict:
     """Bytes of a file or folder, as it is and under gzip."""
     return {"measurements": [m.to_dict() for m in _sizes(Path(payload["path"]))]}

@@ -26,7 +26,7 @@ from .artifact import Artifact, Measurement, Report, Row
 from .benchmark import environment, picks, runtimes, shrinking, verdict
 from .benchmark.tasks import METRICS
 from .compress.models import scan
-from .errors import DataError, TfcompressError, UsageError
+from .errors import DataError, ModelError, TfcompressError, UsageError
 from .export import compilers, explorer, usage
 from .judging import Judge
 from .making import Made, Maker
@@ -196,6 +196,8 @@ def _there(target: Target) -> list[str]:
 
 def check(options: Options, chosen: list[Target]) -> None:
     """What can be found wrong before anything is loaded."""
+    if not os.path.exists(options.model):
+        raise ModelError(f"no model file {options.model}", "check the path")
     if options.chosen_recipe() and options.data is None:
         raise DataError(
             "training needs data",
@@ -270,7 +272,8 @@ class _Run:
             rows=(first, *map(verdict.without_before, rows)),
             recipe=self.recipe(),
             training=made.training(),
-            environment=environment_now,
+            environment=environment_now | {"versions": environment_now["versions"]
+                                           | runtimes.versions(t.runtime for t in self.targets)},
             command=self.options.command,
             version=__version__,
             seconds=round(time.perf_counter() - start, 1),

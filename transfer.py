@@ -265,11 +265,15 @@ def _append(read, part: Path, kept: int, size: int, told: Told) -> int:
     return kept
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
 def enough_room(folder: Path, size: int) -> None:
     """Raises StoreError if `size` bytes do not fit on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise StoreError(
-            f"{size / 1e6:.0f} MB do not fit beside {folder}: {free / 1e6:.0f} MB are free",
+            f"{_size(size)} do not fit beside {folder}: {_size(free)} are free",
             "free some space, or choose another folder with --output",
         )

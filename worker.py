@@ -18,7 +18,7 @@ from pathlib import Path
 from . import data
 from .artifact import Measurement, TensorSpec
 from .child import Progress
-from .errors import DataError, TargetError, TfcompressError
+from .errors import DataError, ModelError, TargetError, TfcompressError
 
 state: dict = {}
 LEARNED_DB = 30.0  # a value that falls on the other side of a rounding is off by a whole step
@@ -325,7 +325,13 @@ def run_model(arrays: list, loaded=None) -> list:
     except TfcompressError:
         raise
     except Exception as error:
-        text = " ".join(str(getattr(error, "message", error)).split())
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(getattr(error, "message", error)))
+        text = " ".join(text.split())
+        if found := re.search(r"('[^']*'|\"[^\"]*\") is not a valid (root )?scope name", text):
+            raise ModelError(
+                f"TensorFlow takes no layer that is called {found[1]}",
+                "rename it in the model: letters, digits and _ . - > are fine",
+            ) from error
         if found := re.search(r"= (-?\d+) is not in \[0, (\d+)\)", text):
             raise DataError(
                 f"the data hold the index {found[1]}; an Embedding of the model takes 0 to "
@@ -333,9 +339,16 @@ def run_model(arrays: list, loaded=None) -> list:
                 "encode the data with the vocabulary of training",
             ) from error
         raise DataError(
-            f"the model cannot be run on the data: {text[:200]}",
+            f"the model cannot be run on the data: {_cause(text)}",
             "give data like those of training; --debug shows more",
         ) from error
+
+
+def _cause(text: str) -> str:
+    """What went wrong, without the source lines that a traced function puts before it."""
+    if text.startswith("in user code:"):
+        text = re.split(r"(?<= )(?=[A-Z]\w*(?:Error|Exception): )", text)[-1]
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def open_samples(folder: str) -> list:

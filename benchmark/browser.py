@@ -60,6 +60,16 @@ def find_browser() -> str:
                        "TFCOMPRESS_BROWSER")
 
 
+def version() -> str:
+    """The browser's name and version, as it says them; empty where there is none."""
+    try:
+        done = subprocess.run([find_browser(), "--version"], capture_output=True, text=True,
+                              timeout=10)
+    except (MissingExtra, OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip().partition(" built on")[0]
+
+
 class Browser:
     """One page with one model; a context manager.
 

@@ -89,14 +89,20 @@ def weights(paths: list[str], before: list[dict], after: list[dict]) -> list[dic
 
 def _pairs(before: list[dict], after: list[dict]) -> list[tuple[dict | None, dict | None]]:
     """Tensors of both files that are the same weight: by name, else by layer and shape."""
+    earlier = growth.renumbered(*(list(dict.fromkeys(t["layer"] for t in side))
+                                  for side in (before, after)))
+
+    def layer(tensor: dict) -> str:
+        return earlier.get(tensor["layer"], tensor["layer"])
+
     left = list(after)
     pairs = []
-    rules = (lambda t: (t["tensor"], len(t["shape"])), lambda t: (t["layer"], t["shape"]),
-             lambda t: (t["layer"], len(t["shape"])))
+    rules = (lambda t: (t["tensor"], len(t["shape"])), lambda t: (layer(t), t["shape"]),
+             lambda t: (layer(t), len(t["shape"])))
     open_ = list(before)
     for rule in rules:
         for old in list(open_):
-            match = next((n for n in left if rule(n) == rule(old) and old["layer"] == n["layer"]),
+            match = next((n for n in left if rule(n) == rule(old) and layer(old) == layer(n)),
                          None)
             if match is not None:
                 open_.remove(old)

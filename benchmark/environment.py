@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGES = ("tfcompress", "tensorflow", "keras", "tf-keras", "ai-edge-litert", "tflite-runtime",
             "ai-edge-quantizer", "onnx", "tf2onnx", "onnxruntime", "onnxruntime-gpu",
-            "onnxslim", "numpy")
+            "onnxslim", "numpy", "ethos-u-vela", "tensorflow-model-optimization")
 # Flags that decide how fast float and integer kernels are, under the names of the two families.
 FLAGS = ("sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni",
          "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",

@@ -5,6 +5,7 @@ A tensor is what `tflite.describe` lists: `{"tensor", "layer", "dtype", "shape",
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 
 from . import words
@@ -27,9 +28,13 @@ def layers(before: list[dict], after: list[dict], sizes: tuple[int, int]) -> lis
     """
     old, new = _by_layer(before), _by_layer(after)
     found = []
-    for name in [*new, *(n for n in old if n not in new)]:
-        was, now = _bytes(old.get(name, [])), _bytes(new.get(name, []))
-        what = _what(old.get(name, []), new.get(name, []))
+    earlier = renumbered(list(old), list(new))
+    for name in [*new, *(n for n in old if n not in new and n not in earlier.values())]:
+        kept = old.get(earlier.get(name, name), [])
+        was, now = _bytes(kept), _bytes(new.get(name, []))
+        what = _what(kept, new.get(name, []))
+        if name in earlier and (what or was != now):
+            what = f"{earlier[name]} before" + (f"; {what}" if what else "")
         if was != now or what:
             found.append({"layer": name, "before": was, "after": now, "grew": now - was,
                           "what": what})
@@ -46,6 +51,24 @@ def told(entry: dict) -> str:
     sizes = f"{entry['before']:,} to {entry['after']:,} B"
     what = f" ({entry['what']})" if entry["what"] else ""
     return words.clean(f"{grew}  {entry['layer']}: {sizes}{what}")
+
+
+def renumbered(old: list[str], new: list[str]) -> dict[str, str]:
+    """Layers that are the same but for Keras's numbering, new name to old one.
+
+    A model that is built a second time in one process has dense_2 where dense was. Names without
+    their number have to leave and to come equally often; then they go by their numbers.
+    """
+    def by_kind(names: list[str], others: list[str]) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for name in names:
+            if name not in others:
+                found[re.sub(r"_\d+$", "", name)].append(name)
+        return {k: sorted(v, key=lambda n: (len(n), n)) for k, v in found.items()}
+
+    gone, come = by_kind(old, new), by_kind(new, old)
+    return {now: was for kind, names in come.items() if len(names) == len(gone.get(kind, ()))
+            for now, was in zip(names, gone[kind], strict=True)}
 
 
 def _by_layer(tensors: list[dict]) -> dict[str, list[dict]]:

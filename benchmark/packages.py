@@ -30,6 +30,13 @@ def folder() -> Path:
     return store.default_root() / "packages" / store.file_digest(PINNED)[:16]
 
 
+def versions() -> dict[str, str]:
+    """Versions of the packages by name; empty where they have not been fetched."""
+    if not (folder() / "whole").is_file():
+        return {}
+    return {name: entry["version"] for name, entry in json.loads(PINNED.read_text()).items()}
+
+
 def find() -> Path:
     """The folder with all packages.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..artifact import argument_names
 from ..errors import DataError, MissingExtra, ModelError
@@ -219,6 +219,9 @@ RUNTIMES: dict[str, Callable[[str, int], Session]] = {
 }
 
 
+MAKERS = {"litert": "@litertjs/", "tfjs": "@tensorflow/"}  # of packages, by runtime
+
+
 def there(runtime: str) -> list[str]:
     """What decides whether this machine has a runtime: a step that needs it depends on this.
 
@@ -241,6 +244,18 @@ def there(runtime: str) -> list[str]:
 
         return [*gpu.drivers(), str(gpu.software())]
     return []
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of what runs the named runtimes and is no Python package, as far as it is there."""
+    kinds = {n.partition("-")[0] for n in names if n.startswith(("litert-js", "tfjs"))}
+    if not kinds:
+        return {}
+    from . import browser, packages
+
+    found = {name: version for name, version in packages.versions().items()
+             if any(name.startswith(MAKERS[kind]) for kind in kinds)}
+    return found | ({"browser": told} if (told := browser.version()) else {})
 
 
 def open_session(path: str, runtime: str, threads: int = 1, names: dict | None = None) -> Session:

@@ -45,6 +45,8 @@ LEVELS = {"info": "·", "warning": "▲", "error": "✕"}
 ABOUT = {"storage": "What zeros and shared values do to the file",
          "overhead": "What else is in the file", "speed": "Why it is no faster",
          "widening": "What float16 does not do"}
+LISTS = ("versions", "targets")  # of which a reader misses what is left out
+LIST_LENGTH = 4000
 COLUMNS = ("size", "size_gzip", "latency", "metric", "snr", "agreement", "peak_memory")
 RANDOM = "random data"
 # Fields of the source model's record that have a place of their own, or say nothing to a reader.
@@ -246,7 +248,8 @@ def plain(value: object) -> str:
 
 def pairs(record: dict, skip: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Names and values of a record for people; absent and empty values are left out."""
-    return [(label(k), short(size(v) if k.endswith("_bytes") else plain(v), 300))
+    return [(label(k), short(size(v) if k.endswith("_bytes") else plain(v),
+                             LIST_LENGTH if k in LISTS else 300))
             for k, v in record.items() if k not in skip and v not in (None, "", [], (), {})]
 
 

@@ -58,11 +58,16 @@ def shell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A code span of Markdown that may stand in a table."""
-    text = clean(text).replace("|", "\\|")
+    """A code span of Markdown; `cell` makes one for a table."""
+    text = clean(text)
     ticks = max(map(len, re.findall("`+", text)), default=0) + 1
     gap = " " if "`" in text or text != text.strip() or not text else ""
     return "`" * ticks + gap + text + gap + "`" * ticks
+
+
+def cell(text: str) -> str:
+    """A code span in a table, where a bar would end the cell."""
+    return code(text).replace("|", "\\|")
 
 
 def clean(text: str) -> str:

@@ -99,7 +99,7 @@ def _facts(target: dict, artifact: str, about: dict) -> dict:
 
 def _note(kind: dict, facts: dict) -> str:
     target = facts["target"]
-    rows = [f"| {side} | {literals.code(t['name'])} | {_shape(t['shape'])} | {t['dtype']} | "
+    rows = [f"| {side} | {literals.cell(t['name'])} | {_shape(t['shape'])} | {t['dtype']} | "
             f"{t['scale'] or ''} | {t['zero_point'] if t['scale'] else ''} |"
             for side, ends in (("input", facts["inputs"]), ("output", facts["outputs"]))
             for t in ends]

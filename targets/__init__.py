@@ -104,9 +104,14 @@ def load(name: str) -> Target:
     path = Path(__file__).parent / f"{name}.toml"
     if name and "/" not in name and "\\" not in name and path.is_file():
         return _read(path)
-    close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]}? " if close else ""
-    raise UsageError(f"unknown target {name!r}", f"{meant}known targets: {', '.join(names())}")
+    plain = name.lower().replace("_", "-")
+    found = [n for n in names() if plain in n] if len(plain) > 2 else []
+    found = found or difflib.get_close_matches(plain, names(), n=1, cutoff=0.5)
+    known = f"known targets: {', '.join(names())}"
+    if found:
+        listed = " or ".join(filter(None, (", ".join(found[:-1]), found[-1])))
+        known = f"did you mean {listed}?" if len(found) > 1 else f"did you mean {listed}? {known}"
+    raise UsageError(f"unknown target {name!r}", known)
 
 
 def _read(path: Path) -> Target:

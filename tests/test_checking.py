@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -93,6 +94,41 @@ def test_growth_fails_and_why_names_the_layers(place):
     assert sum(e["grew"] for e in entries) == after - before
     assert entries[0]["grew"] == 4 * 9 * 8 * 16
     assert entries[0]["what"] == "16×3×3×8 became 32×3×3×8"
+
+
+def test_why_names_the_layers_of_onnx_files_too(tmp_path):
+    numpy_helper = pytest.importorskip("onnx").numpy_helper
+    import onnx
+    from onnxfiles import cnn
+
+    path = cnn(tmp_path / "model.onnx")
+    (tmp_path / "tfcompress.toml").write_text(
+        '[check.targets.model]\nartifact = "model.onnx"\nmetric_drop = false\n')
+    run(tmp_path, update=True)
+    model = onnx.load(path)
+    wide = max(model.graph.initializer, key=lambda t: len(t.dims))
+    values = numpy_helper.to_array(wide)
+    wide.CopyFrom(numpy_helper.from_array(np.concatenate([values, values]), wide.name))
+    onnx.save(model, path)
+    entries = run(tmp_path, why=True).growth["model"]
+    assert entries[0]["layer"] == "layer_0" and entries[0]["grew"] == values.nbytes
+    assert entries[0]["what"].endswith("32×8×3×3")
+
+
+def test_a_baseline_without_tensors_makes_no_layer_new(tmp_path):
+    pytest.importorskip("onnx")
+    from onnxfiles import cnn
+
+    cnn(tmp_path / "model.onnx")
+    (tmp_path / "tfcompress.toml").write_text(
+        '[check.targets.model]\nartifact = "model.onnx"\nmetric_drop = false\n')
+    file = run(tmp_path, update=True).updated
+    record = json.loads(file.read_text())
+    del record["targets"]["model"]["tensors"]
+    record["targets"]["model"]["bytes"] -= 10
+    file.write_text(json.dumps(record))
+    entries, = run(tmp_path, why=True).growth.values()
+    assert [(e["layer"], e["grew"]) for e in entries] == [("everything else", 10)]
 
 
 def test_a_smaller_model_passes(place):
@@ -296,6 +332,12 @@ def test_the_command_line_prints_and_writes(place, monkeypatch, capsys):
     told = capsys.readouterr()
     assert "✕  tflite-float32  size" in told.out
     assert told.err.splitlines()[0].startswith("tfcompress: tflite-float32: size is ")
+
+
+def test_a_format_goes_into_a_folder_that_is_not_there_yet(place):
+    text = checking.render(run(place, update=True), "json")
+    checking.save(text, place / "reports" / "check.json")
+    assert (place / "reports" / "check.json").read_text() == text
 
 
 def test_machines_are_told_the_file_from_where_they_are(place, monkeypatch):

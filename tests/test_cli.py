@@ -298,3 +298,51 @@ def test_values_may_begin_with_a_dash():
 
 def test_every_command_can_be_run():
     assert set(COMMANDS) == set(cli.COMMANDS)
+
+
+def test_a_closed_stdout_is_no_defect(tmp_path):
+    shrunk(tmp_path / "out")
+    for argv in (["targets"], ["report", str(tmp_path / "out")]):
+        done = subprocess.run(
+            ["sh", "-c", f"{shlex.join([sys.executable, '-m', 'tfcompress', *argv])} >&-"],
+            capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_a_full_disk_under_stdout_is_exit_code_6_without_a_traceback(json):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "tfcompress", "targets", *json],
+                              stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr and ("No space" in done.stderr or json)
+
+
+def test_a_model_that_is_not_there_is_told_before_its_data():
+    done = run("shrink", "nowhere.keras")
+    assert done.returncode == 3 and "no model file nowhere.keras" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["h5py", "tensorflow"])
+def test_a_package_that_is_not_installed_is_named(tmp_path, package):
+    import zipfile
+
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["a"] = [1.0]
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", '{"class_name": "Sequential", "config": {"layers": []}}')
+        archive.writestr("metadata.json", '{"keras_version": "3.12.0"}')
+        archive.write(tmp_path / "w.h5", "model.weights.h5")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Gone:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {package!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Gone())\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = run("shrink", tmp_path / "m.keras", "--data", "random", cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 5, done.stderr
+    assert f"{package} is not installed" in done.stderr and "damaged" not in done.stderr

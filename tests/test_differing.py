@@ -102,3 +102,13 @@ def test_the_command_line(capsys):
     assert cli.main(["diff", str(FLOAT), str(INT8), "--samples", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["before"]["path"] == str(FLOAT)
     assert cli.main(["diff", str(FLOAT), str(FLOAT), "--samples", "0"]) == 2
+
+
+def test_weights_are_paired_through_keras_numbering():
+    def weight(layer, rows):
+        return {"tensor": f"{layer}/kernel", "layer": layer, "shape": [rows, 8]}
+
+    pairs = differ._pairs([weight("dense", 8), weight("dense_1", 4)],
+                          [weight("dense_2", 32), weight("dense_3", 4)])
+    assert {(a["layer"], b["layer"]) for a, b in pairs} == {
+        ("dense", "dense_2"), ("dense_1", "dense_3")}

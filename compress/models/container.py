@@ -171,7 +171,7 @@ def _read_zip(path: Path) -> Container:
     except RuntimeError:
         raise ModelError(f"{path} is encrypted", "decrypt it first") from None
     except Exception as error:  # zlib.error, struct.error: the bytes are not what they claim
-        if isinstance(error, (ModelError, OSError, MemoryError)):
+        if isinstance(error, (ModelError, ImportError, OSError, MemoryError)):
             raise
         raise ModelError(f"{path} is truncated or damaged", AGAIN) from None
     version = meta.get("keras_version", "") if isinstance(meta, dict) else ""

@@ -86,6 +86,32 @@ def table(model) -> list[dict]:
     return [_finished(row) for row in rows.values()]
 
 
+def weights(model) -> list[dict]:
+    """The kernels of a graph, as `tflite.describe` lists those of a .tflite file.
+
+    Returns:
+        `{"tensor", "layer", "dtype", "shape", "bytes"}` each; biases and scales are left out.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants, owners = og.constants(graph), _owners(graph)
+    scales = {i for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")
+              for i in n.input[1:]}
+    found: dict[str, dict] = {}
+    for node in graph.node:
+        for name in node.input:
+            if name not in constants or name in scales or name in found:
+                continue
+            values = numpy_helper.to_array(constants[name])
+            if values.ndim < 2 or values.dtype.kind not in "fiu" or values.dtype.itemsize == 8:
+                continue
+            found[name] = {"tensor": name, "layer": owners[node.name],
+                           "dtype": "int4" if name.endswith(PACKED) else values.dtype.name,
+                           "shape": list(values.shape), "bytes": values.nbytes}
+    return list(found.values())
+
+
 def _owners(graph) -> dict[str, str]:
     """Node name -> layer: its own, of what it writes, of who reads that, or of what it reads."""
     own = og.layers(graph)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -195,3 +196,15 @@ def test_sizes_are_packed_file_by_file(tmp_path):
     packed = found["transfer_brotli"]
     assert packed.p50 < 100 if packed.values else packed.note.startswith("not measured")
     assert "2 files, 200,000 bytes" in found["runtime_transfer"].note
+
+
+def test_the_report_names_the_browser_and_what_runs_in_it(fetched, tmp_path, monkeypatch):
+    pinned = json.loads(packages.PINNED.read_text())
+    found = runtimes.versions(["tfjs", "tflite-cpu"])
+    assert found["@tensorflow/tfjs"] == pinned["@tensorflow/tfjs"]["version"]
+    assert re.search(r"Chrom\w+ \d+\.", found["browser"])
+    assert not any(name.startswith("@litertjs/") for name in found)
+    assert runtimes.versions(["litert", "onnxruntime"]) == {}
+    monkeypatch.setenv("TFCOMPRESS_BROWSER", str(tmp_path / "none"))
+    monkeypatch.setenv("TFCOMPRESS_CACHE", str(tmp_path))
+    assert runtimes.versions(["litert-js"]) == {}

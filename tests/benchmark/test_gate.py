@@ -217,6 +217,18 @@ def test_growth_names_what_is_new_gone_wider_and_larger():
     assert "8×3×3×8 became 8×3×3×13" in growth.told(found[2])
 
 
+def test_growth_knows_layers_that_keras_only_numbered_anew():
+    before = [tensor("dense", 100, shape=(8, 8)), tensor("dense_1", 50, shape=(8, 4)),
+              tensor("stem", 7)]
+    after = [tensor("dense_2", 400, shape=(32, 8)), tensor("dense_3", 50, shape=(8, 4)),
+             tensor("stem", 7)]
+    found = growth.layers(before, after, (157, 457))
+    assert [growth.told(f) for f in found] == [
+        "+300 B  dense_2: 100 to 400 B (dense before; 8×8 became 32×8)"]
+    added = growth.layers(before, [*after, tensor("dense_4", 9)], (157, 466))
+    assert {f["what"].partition(":")[0] for f in added} == {"new", "gone"}  # which is which?
+
+
 CHECKS = (
     Check("int8", "bytes", "failed", "size is too much (+1 %)", Figure(5820, base=4280), 4322.8,
           "+1 %"),

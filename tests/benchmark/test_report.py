@@ -435,3 +435,10 @@ def test_reading_and_rendering_import_nothing_heavy(tmp_path):
             "print(sorted({'numpy', 'tensorflow', 'keras', 'rich'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_versions_and_targets_are_told_to_the_last_one():
+    versions = {f"package-{i}": f"{i}.0.{i}" for i in range(40)}
+    told = dataclasses.replace(samples.usual(), environment={"cpu": "x", "versions": versions})
+    for text in (report.html(told), report.markdown(told)):
+        assert all(re.search(rf"package-{i}\W", text.replace("\\", "")) for i in range(40))

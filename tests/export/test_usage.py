@@ -58,6 +58,29 @@ def test_the_script_is_a_program(tmp_path):
     assert np.allclose([float(v) for v, _ in tops], wanted.max(-1), rtol=1e-5)
 
 
+def test_a_program_that_is_called_like_a_package_imports_the_package(tmp_path):
+    usages.write(tmp_path, "tflite-int8", INT8)
+    np.save(tmp_path / "in.npy", images(1))
+    program = tmp_path / "usage/tflite-int8.py"
+    said = usages.run(program, tmp_path / "in.npy")
+    for name in ("numpy", "ai_edge_litert"):
+        program.with_name(f"{name}.py").write_text(program.read_text())
+    assert usages.run(program.with_name("numpy.py"), tmp_path / "in.npy") == said
+
+
+@pytest.mark.slow
+def test_the_program_of_the_keras_target_runs(tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2, name="y")])
+    model.save(tmp_path / "keras.keras")
+    end = {"name": "x", "shape": [None, 4], "dtype": "float32", "scale": None, "zero_point": None}
+    usage.write(tmp_path / "usage", targets.load("keras").to_dict(), "keras.keras",
+                {"inputs": [end], "outputs": [end | {"name": "y", "shape": [None, 2]}]})
+    np.save(tmp_path / "in.npy", np.ones((1, 4), "f4"))
+    assert "y\n" in usages.run(tmp_path / "usage/keras.py", tmp_path / "in.npy")
+
+
 def test_normalization_is_that_of_the_run(tmp_path):
     file = conv_file(tmp_path / "m.tflite")
     artifact = usages.write(tmp_path, "tflite-float32", file, normalization=IMAGENET)
@@ -202,6 +225,10 @@ def test_python_and_notes_hold_any_name(tmp_path, name, labels):
         table = [line for line in lines if line.startswith(("| input", "| output"))]
         assert [len(re.findall(r"(?<!\\)\|", line)) for line in table] == [7, 7]
         assert sum(line.startswith("```") for line in lines) % 2 == 0
+
+
+def test_a_bar_is_escaped_in_tables_only():
+    assert literals.code("a|b") == "`a|b`" and literals.cell("a|b") == "`a\\|b`"
 
 
 @needs_node

@@ -86,3 +86,15 @@ def test_wrong_target_files_are_told_apart(tmp_path, text, told):
 def test_a_missing_target_file():
     with pytest.raises(UsageError, match="no target file"):
         targets.load("nowhere.toml")
+
+
+@pytest.mark.parametrize("name, hint", [
+    ("tflite", "did you mean tflite-float32, tflite-float16, tflite-gpu,"),
+    ("ethos-u55", "did you mean ethos-u55-128 or ethos-u55-256?"),
+    ("TFLITE_INT8", "did you mean tflite-int8? known targets:"),
+    ("", "known targets:"),
+])
+def test_a_part_of_a_name_is_answered_with_all_that_have_it(name, hint):
+    with pytest.raises(UsageError) as caught:
+        targets.load(name)
+    assert caught.value.hint.startswith(hint)

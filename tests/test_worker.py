@@ -1,0 +1,39 @@
+"""The children's side of calls, where it needs no model."""
+
+import pytest
+
+from tfcompress import worker
+from tfcompress.errors import DataError, ModelError
+
+
+class Refuses:
+    compiled = {}
+
+
+def test_an_error_in_a_traced_model_is_told_without_the_lines_before_it(monkeypatch):
+    from tfcompress.compress.models import load
+
+    def call(loaded, arrays):
+        raise ValueError(
+            "in user code:\n\n    File \"/some/long/path/load.py\", line 122, in None  *\n"
+            "        lambda *tensors: loaded.run(list(tensors))\n    " + "File \"x.py\" " * 40
+            + "\n\n    ValueError: matrices do not fit.\n")
+
+    monkeypatch.setattr(load, "call", call)
+    with pytest.raises(DataError) as told:
+        worker.run_model([], Refuses())
+    assert told.value.message == (
+        "the model cannot be run on the data: ValueError: matrices do not fit.")
+
+
+def test_a_layer_name_that_tensorflow_refuses_is_named(monkeypatch):
+    from tfcompress.compress.models import load
+
+    def call(loaded, arrays):
+        raise ValueError("Exception encountered.\n\n\x1b[1m'слой 1' is not a valid scope name. A "
+                         "scope name has to match the following pattern: ^[A-Za-z0-9_]*$\x1b[0m")
+
+    monkeypatch.setattr(load, "call", call)
+    with pytest.raises(ModelError) as told:
+        worker.run_model([], Refuses())
+    assert told.value.message == "TensorFlow takes no layer that is called 'слой 1'"
