@@ -34,6 +34,7 @@ QUANTIZED = {"none": {}, "float16": {"float16": "*"}, "uint8": {"uint8": "*"},
              "uint16": {"uint16": "*"}}
 FUSED = {"_FusedConv2D": "Conv2D", "_FusedMatMul": "MatMul",
          "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
+FUSES = {"BiasAdd", "Relu", "Relu6", "Elu", "LeakyRelu", "Prelu", "Sigmoid"}  # on every backend
 # Name: options for lowering (None: the model as it is).
 ROUTES = {"unrolled": {"rnn": "unrolled", "fuse": False, "web": True}, "plain": None}
 
@@ -196,24 +197,29 @@ def _ends(file: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec
 
 
 def _unfuse(record: dict) -> None:
-    """Take apart what was fused with a constant that is no vector, which the runtime refuses.
+    """Take apart what was fused in a way that the runtime refuses.
 
     The optimizer takes any constant behind a convolution for a bias, the share of a recurrent
-    layer's first state too.
+    layer's first state too, which is no vector; and it fuses activations that only TensorFlow has
+    kernels for (tanh).
     """
     weights = [w for group in record["weightsManifest"] for w in group["weights"]]
     shapes = {w["name"]: w["shape"] for w in weights}
     nodes = record["modelTopology"]["node"]
     for node in list(nodes):
         kind = FUSED.get(node["op"])
-        if not kind or len(shapes.get(node["input"][2], [0])) == 1:
+        if not kind:
             continue
         operations = [base64.b64decode(s).decode()
-                      for s in node["attr"].pop("fused_ops", {}).get("list", {}).get("s", [])]
+                      for s in node["attr"].get("fused_ops", {}).get("list", {}).get("s", [])]
+        vector = len(shapes.get(node["input"][2], [0])) == 1
+        if vector and FUSES.issuperset(operations):
+            continue
         if operations[:1] != ["BiasAdd"] or len(node["input"]) > 3:
             continue
         dtype, attributes = node["attr"]["T"], node["attr"]
-        for extra in ("num_args", "epsilon", "leakyrelu_alpha"):
+        alpha = attributes.get("leakyrelu_alpha")
+        for extra in ("fused_ops", "num_args", "epsilon", "leakyrelu_alpha"):
             attributes.pop(extra, None)
         *data, bias = node["input"]
         first = {"name": f"{node['name']}/alone", "op": kind, "input": data, "attr": attributes}
@@ -223,7 +229,9 @@ def _unfuse(record: dict) -> None:
         for i, operation in enumerate(chain):
             last = i == len(chain) - 1
             made.append({"name": node["name"] if last else f"{node['name']}/{operation}",
-                         "op": operation, "attr": {"T": dtype},
+                         "op": operation,
+                         "attr": {"T": dtype} | (
+                             {"alpha": alpha} if alpha and operation == "LeakyRelu" else {}),
                          "input": [before, bias] if i == 0 else [before]})
             before = made[-1]["name"]
         nodes[at:at + 1] = made

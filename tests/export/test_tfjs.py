@@ -82,6 +82,36 @@ def test_runs_under_the_names_and_in_the_order_of_the_model(made):
 
 
 @pytest.mark.slow
+def test_activations_that_the_optimizer_fuses_run(fetched, tmp_path):
+    """TensorFlow fuses tanh behind a convolution, and no backend of TensorFlow.js has that."""
+    import keras
+    from keras import layers
+
+    from tfcompress.compress import lower
+
+    keras.utils.set_random_seed(0)
+    kinds = ("tanh", "sigmoid", "relu", "relu6", "elu", "leaky_relu", "silu", "gelu")
+    x, ends = keras.Input((8, 8, 3), name="x"), []
+    for kind in kinds:
+        y = layers.Conv2D(4, 3, activation=kind)(x)
+        y = layers.DepthwiseConv2D(3, activation=kind, bias_initializer="ones")(y)
+        ends.append(layers.Dense(5, activation=kind, bias_initializer="ones")(layers.Flatten()(y)))
+    model = keras.Model(x, ends)
+    inputs = [TensorSpec("x", (1, 8, 8, 3), "float32")]
+    outputs = [TensorSpec(kind, (1, 5), "float32") for kind in kinds]
+    told = tfjs.to_tfjs(model, tmp_path / "m", inputs=inputs, outputs=outputs, lower=lower)
+    web.write(tmp_path / "m", "tfjs", {
+        side: [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "tensor": t}
+               for s, t in zip(specs, told[side], strict=True)]
+        for side, specs in (("inputs", inputs), ("outputs", outputs))}, "m")
+    given = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("f4")
+    session = runtimes.open_session(tmp_path / "m", "tfjs", 1,
+                                    {"inputs": ["x"], "outputs": list(kinds)})
+    for kind, want, found in zip(kinds, model(given), session.run([given]), strict=True):
+        assert np.allclose(want, found, atol=1e-4), kind
+
+
+@pytest.mark.slow
 def test_demo_page_runs_the_model(made, tmp_path):
     answer = demo_answer(made, tmp_path / "demo")
     assert "b: float32[1,6], a: float32[1,6], word: int32[1,2] → z: float32[1,6]" in answer
