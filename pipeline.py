@@ -340,6 +340,7 @@ def _explain(folder: Path, steps: Steps, row: Row, made: Made) -> None:
     ends = {side: [t | {"shape": t["shape"] or known.get(t["name"], [])}  # TensorFlow.js tells none
                    for t in row.io[side]] for side in ("inputs", "outputs")}
     usage.write(folder, target.to_dict(), row.artifact.path, inside | ends | {
+        "order": {side: [s["name"] for s in made.info[side]] for side in ("inputs", "outputs")},
         "normalization": mean_std and {"mean": list(mean_std[0]), "std": list(mean_std[1])},
         "labels": read_labels(labels) if labels else made.info.get("classes"),
         "serving": row.io.get("serving"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ..artifact import argument_names
 from . import literals
 
 FOLDER = "usage"
@@ -43,7 +44,8 @@ def write(folder: Path, target: dict, artifact: str, about: dict) -> list[Path]:
         about: `inputs` and `outputs` as the report has them; `positions` and `signature` as
             `explorer.read` gives them, or nothing; `normalization` (`{"mean", "std"}`) and
             `labels`, or None; `serving` of a SavedModel; `status` of the row; `compiled`: whether
-            a compiler has run on the file.
+            a compiler has run on the file; `order`: the names of `inputs` and `outputs` as the
+            model has them, in which programs take and give arrays.
 
     Returns:
         The files written: the same bytes for the same arguments.
@@ -82,6 +84,7 @@ def _facts(target: dict, artifact: str, about: dict) -> dict:
                 "name": end["name"], "shape": shape, "dtype": end["dtype"], "scale": scale,
                 "zero_point": (end.get("zero_point") or 0) if scale else None,
                 "position": at[i] if i < len(at) else i})
+        _sort(facts[side], (about.get("order") or {}).get(side, []))
     for end in facts["inputs"]:
         image = len(end["shape"]) == 4 and (end["scale"] or "float" in end["dtype"])
         end["normalized"] = bool(facts["normalization"] and image)
@@ -92,6 +95,14 @@ def _facts(target: dict, artifact: str, about: dict) -> dict:
                      facts["outputs"][0])
         facts["labels"] = {"output": owner["name"], "names": list(names)}
     return facts
+
+
+def _sort(ends: list[dict], order: list[str]) -> None:
+    """Put a file's ends into the model's own order, so that every program takes the same arrays."""
+    for names in (order, argument_names(order)):
+        if sorted(names) == sorted(e["name"] for e in ends):
+            ends.sort(key=lambda e: names.index(e["name"]))
+            return
 
 
 # The note ------------------------------------------------------------------------------------

@@ -274,13 +274,17 @@ MOST_DISTINCT = 256
 
 
 def _readers(graph, names: dict[str, str]) -> dict[int, str]:
-    """Per tensor, the layer of the operator that reads it."""
+    """Per tensor, the layer of the operator that reads it, through a DEQUANTIZE without a name."""
     found: dict[int, str] = {}
     for op in graph.operators:
         written = [graph.tensors[i].name.decode() for i in op.outputs if i >= 0]
         layer = next((names[n] for n in written if names.get(n)), "")
         for i in op.inputs if op.inputs is not None else ():
             found[int(i)] = found.get(int(i)) or layer
+    for op in graph.operators:
+        behind = next((found[i] for i in op.outputs if found.get(i)), "")
+        for i in op.inputs if op.inputs is not None else ():
+            found[int(i)] = found[int(i)] or behind
     return found
 
 

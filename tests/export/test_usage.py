@@ -231,6 +231,26 @@ def test_a_bar_is_escaped_in_tables_only():
     assert literals.code("a|b") == "`a|b`" and literals.cell("a|b") == "`a\\|b`"
 
 
+def test_programs_take_arrays_in_the_models_order(tmp_path):
+    file = DATA / "order.tflite"
+    names = {side: [e["name"] for e in ends] for side, ends in (
+        ("inputs", open_session(str(file), "litert").inputs),
+        ("outputs", open_session(str(file), "litert").outputs))}
+    turned = {side: found[::-1] for side, found in names.items()}
+    shape = open_session(str(file), "litert").inputs[0]["shape"]
+    arrays = [np.full([n or 1 for n in shape], k, "f4") for k in (5, 2)]
+    results = []
+    for order in (names, turned):
+        usages.write(tmp_path, "tflite-float32", file, order=order)
+        script = usages.load(tmp_path / "usage/tflite-float32.py")
+        assert [s["name"] for s in script.INPUTS] == order["inputs"]
+        assert [s["name"] for s in script.OUTPUTS] == order["outputs"]
+        given_ = arrays if order is names else arrays[::-1]
+        found = script.predict(*given_)
+        results.append(found if order is names else found[::-1])
+    assert all((a == b).all() for a, b in zip(*results, strict=True))
+
+
 @needs_node
 def test_javascript_holds_any_name(tmp_path):
     names = ["".join(usages.MIXED[i:] + usages.MIXED[:i]) for i in range(len(usages.MIXED))]

@@ -5,6 +5,7 @@ from conftest import ROOT
 from floatfiles import FloatFile, small
 
 from tfcompress import tflite
+from tfcompress.tflite import contents
 
 
 def test_describe(tmp_path):
@@ -65,3 +66,19 @@ def test_operations_tell_what_an_accelerator_asks():
     assert ops[1]["options"]["strideW"] == 2 and ops[1]["version"] >= 1
     assert ops[2]["inputs"][1]["values"][-1] == 32
     assert ops[0]["macs"] == 36 * 6 * 9
+
+
+def test_a_weight_behind_a_dequantize_belongs_to_its_reader():
+    class Op:
+        def __init__(self, inputs, outputs):
+            self.inputs, self.outputs = inputs, outputs
+
+    class Tensor:
+        def __init__(self, name):
+            self.name = name.encode()
+
+    class Graph:
+        tensors = [Tensor(n) for n in ("half", "whole", "m/dense/MatMul")]
+        operators = [Op([0], [1]), Op([1], [2])]
+
+    assert contents._readers(Graph, {"m/dense/MatMul": "dense"}) == {0: "dense", 1: "dense"}
