@@ -207,6 +207,8 @@ class _Data:
         self.random = bool(about.get("random"))
         self.inputs = open_arrays(folder / "inputs")
         self.reference = open_arrays(Path(payload["reference"]))
+        told = Path(payload["reference"]) / "step.json"
+        self.drawn = set(store.read_json(told).get("drawn", ())) if told.is_file() else set()
         self.trained = bool(payload.get("expected"))
         self.expected = (open_arrays(Path(payload["expected"])) if self.trained
                          else self.reference)
@@ -225,7 +227,9 @@ class _Tally:
 
     def __init__(self, data: _Data, task: tasks.Task | None):
         self.data, self.task = data, task
-        self.fidelity = [metrics.Fidelity() for _ in data.reference]
+        # Outputs that differ from call to call in the source model too have no reference.
+        self.fidelity = {i: metrics.Fidelity() for i in range(len(data.reference))
+                         if i not in data.drawn}
         self.agreement: dict[int, metrics.Share] = {}
         self._sides = {i: s for i, r in enumerate(data.reference)
                        if (s := self._threshold(i, r[:data.count])) is not None}
@@ -274,8 +278,9 @@ class _Tally:
             integer = out.dtype.kind in "iub"
             out = np.asarray(out, np.float32).reshape(reference.shape)
             expected = np.asarray(want[rows], np.float32) if self.data.trained else reference
-            self.fidelity[i].add(expected.reshape(reference.shape), out)
-            self._agree(i, reference, out, integer)
+            if i in self.fidelity:
+                self.fidelity[i].add(expected.reshape(reference.shape), out)
+                self._agree(i, reference, out, integer)
             batch.append((reference, out))
         for array in self.data.inputs:
             if array.dtype.kind not in "fiub":  # text
@@ -324,6 +329,10 @@ class _Tally:
         findings += _collapse(self.fidelity, names, judged, task, bool(findings),
                               self.data.trained)
         findings += self._chance(task)
+        if drawn := [names[i] for i in sorted(self.data.drawn)]:
+            findings.append(_finding(
+                "info", f"not compared: {', '.join(drawn)}, where the source model too gives other "
+                "values at each call, since it draws random numbers", ""))
         return found, findings, task
 
     def _graded(self) -> tuple[list[Measurement], dict]:
@@ -333,7 +342,8 @@ class _Tally:
             unit = "share" if name in ("accuracy", "top5") else ""
             note = "" if self.task.per_sample or unit == "" else "per position"
             source, artifact = (values[who][name] for who in ("source", "artifact"))
-            why = ("not measured: outputs are NaN" if any(f.nonfinite for f in self.fidelity)
+            why = ("not measured: outputs are NaN"
+                   if any(f.nonfinite for f in self.fidelity.values())
                    else "not defined: only one class in the labels")
             for label, value in ((name, artifact), (f"source_{name}", source)):
                 known = value is not None and math.isfinite(value)
@@ -376,12 +386,15 @@ class _Tally:
             "that the labels are numbered as the model's outputs are")]
 
 
-def _fidelity(outputs: list[metrics.Fidelity], names: list[str]) -> list[Measurement]:
+def _fidelity(outputs: dict[int, metrics.Fidelity], names: list[str]) -> list[Measurement]:
     found = []
     for name, unit, worse, text in (("snr", "dB", min, "{:.1f} dB"), ("cosine", "", min, "{:.6f}"),
                                     ("max_error", "", max, "{:.3g}")):
-        values = {i: getattr(f, name) for i, f in enumerate(outputs)}
-        if any(v is None for v in values.values()) or any(f.nonfinite for f in outputs):
+        values = {i: getattr(f, name) for i, f in outputs.items()}
+        if not outputs:
+            found.append(Measurement(name, unit, (), "not measured: outputs are random numbers"))
+        elif any(v is None for v in values.values()) or any(
+                f.nonfinite for f in outputs.values()):
             found.append(Measurement(name, unit, (), "not measured: outputs are NaN or infinite"))
         else:
             found.append(Measurement(name, unit, (worse(values.values()),),
@@ -395,10 +408,11 @@ def _per_output(values: dict[int, float], names: list[str], text: str) -> str:
     return "worst output; " + ", ".join(f"{names[i]} {text.format(v)}" for i, v in values.items())
 
 
-def _broken(outputs: list[metrics.Fidelity], names: list[str]) -> list[dict]:
+def _broken(outputs: dict[int, metrics.Fidelity], names: list[str]) -> list[dict]:
     """Outputs that are not numbers, or always the same."""
     findings = []
-    for f, name in zip(outputs, names, strict=True):
+    for i, f in outputs.items():
+        name = names[i]
         if f.nonfinite:
             findings.append(_finding(
                 "error", f"output {name}: {f.nonfinite} of {f.count} values are NaN or infinite "
@@ -416,10 +430,10 @@ def _broken(outputs: list[metrics.Fidelity], names: list[str]) -> list[dict]:
     return findings
 
 
-def _collapse(outputs: list[metrics.Fidelity], names: list[str], shares: dict[int, float],
+def _collapse(outputs: dict[int, metrics.Fidelity], names: list[str], shares: dict[int, float],
               task: dict | None, broken: bool, trained: bool = False) -> list[dict]:
     """An artifact that has lost what the model had learned, in words."""
-    snrs = {i: f.snr for i, f in enumerate(outputs) if f.snr is not None}
+    snrs = {i: f.snr for i, f in outputs.items() if f.snr is not None}
     signs = []
     for i, snr in snrs.items():
         if snr < COLLAPSE_SNR_DB:

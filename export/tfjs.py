@@ -199,9 +199,9 @@ def _ends(file: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec
 def _unfuse(record: dict) -> None:
     """Take apart what was fused in a way that the runtime refuses.
 
-    The optimizer takes any constant behind a convolution for a bias, the share of a recurrent
-    layer's first state too, which is no vector; and it fuses activations that only TensorFlow has
-    kernels for (tanh).
+    The optimizer takes whatever is added to a product for a bias, the share of a recurrent
+    layer's first state or a computed tensor too, which are no vectors; and it fuses activations
+    that only TensorFlow has kernels for (tanh).
     """
     weights = [w for group in record["weightsManifest"] for w in group["weights"]]
     shapes = {w["name"]: w["shape"] for w in weights}
@@ -212,7 +212,7 @@ def _unfuse(record: dict) -> None:
             continue
         operations = [base64.b64decode(s).decode()
                       for s in node["attr"].get("fused_ops", {}).get("list", {}).get("s", [])]
-        vector = len(shapes.get(node["input"][2], [0])) == 1
+        vector = len(shapes.get(node["input"][2], ())) == 1  # and not computed
         if vector and FUSES.issuperset(operations):
             continue
         if operations[:1] != ["BiasAdd"] or len(node["input"]) > 3:

@@ -27,6 +27,15 @@ class Scale(keras.layers.Layer):
         return {**super().get_config(), "by": self.by}
 
 
+class Sampling(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, mean):
+        return mean + keras.random.normal(keras.ops.shape(mean), seed=self.seeds)
+
+
 class Own(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -99,6 +108,11 @@ save("custom.keras", keras.Model(i, L.Dense(3)(own.Scale(3.0)(i))), x=rng.normal
 model = own.Own()
 model(np.zeros((1, 7), "float32"))
 save("subclassed.keras", model, x=rng.normal(size=(256, 7)))
+
+i = keras.Input((10,))
+m = L.Dense(2, name="mean")(L.Dense(16, activation="relu")(i))
+save("encoder.keras", keras.Model(i, [m, own.Sampling(name="drawn")(m)]),
+     x=rng.normal(size=(256, 10)))
 
 i = keras.Input((8, 8, 2))
 legacy = keras.Model(i, L.Dense(3)(L.Flatten()(L.DepthwiseConv2D(3, depth_multiplier=2)(i))))
@@ -175,6 +189,18 @@ def test_this_kind_of_model_becomes_a_faithful_artifact(made, name, monkeypatch)
     io = {row.target: row.io for row in result.rows}["tflite-float32"]
     for side in ("inputs", "outputs"):
         assert {s["name"] for s in source[side]} == {s["name"] for s in io[side]}
+
+
+def test_what_is_drawn_at_random_is_not_compared(made, monkeypatch):
+    """The encoder of a variational autoencoder: its mean is judged, its sample cannot be."""
+    monkeypatch.chdir(made)
+    result = pipeline.run(Options(
+        model="encoder.keras", data="encoder.npz", output="out-encoder", seconds=0.2,
+        targets=("tflite-float32", "onnx-float32", "saved-model"), custom_objects=("own",)))
+    assert result.error is None, result.error
+    for row in result.rows[1:]:
+        assert row.status == "ok" and row.value("snr") >= 60, row
+        assert any("not compared: drawn" in f["text"] for f in row.findings)
 
 
 def test_text_goes_to_every_runtime_that_takes_it_and_through_training(made, monkeypatch):

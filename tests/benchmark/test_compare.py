@@ -134,6 +134,21 @@ def test_several_inputs_and_outputs_keep_their_order(tmp_path):
     assert "a_sum" in snr["note"] and "z_difference inf dB" in snr["note"]
 
 
+def test_outputs_that_the_source_draws_at_random_are_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 70, 3)).astype(np.float32)
+    at = write(tmp_path, [x, y], [x - y, x + y + rng.normal(size=x.shape)], names=ORDER["inputs"])
+    told = tmp_path / "reference" / "step.json"
+    told.write_text(json.dumps({"drawn": [1]}))
+    found, result = run(model("order"), at, ORDER)
+    assert found["snr"] == "inf"
+    assert [f["level"] for f in result["findings"]] == ["info"]
+    assert "not compared: a_sum" in result["findings"][0]["text"]
+    told.write_text(json.dumps({"drawn": [0, 1]}))
+    found, result = run(model("order"), at, ORDER)
+    assert found["snr"] is None and [f["level"] for f in result["findings"]] == ["info"]
+
+
 def test_one_logit_has_auc_and_accuracy():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(200, 1))
