@@ -132,10 +132,7 @@ def test_what_stands_in_for_the_package_is_taken_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_large_weights_are_few_files_that_a_page_can_load(tmp_path):
-    needs_browser()
-    if not (tfjs.folder() / "tensorflowjs").is_dir():
-        pytest.skip("needs tensorflowjs: tfcompress setup browser")
+def test_large_weights_are_few_files_that_a_page_can_load(fetched, tmp_path):
     import keras
 
     from tfcompress.benchmark.browser import BrowserSession
