@@ -332,6 +332,7 @@ def finish(model, inputs: Sequence[str], outputs: Sequence[str],
         node.doc_string = ""
         if node.op_type == "ConvTranspose":
             _pad_output(node)
+    _guard_padding(graph)
     have = {v.name: v for v in graph.input}
     for name, spec in zip(inputs, specs, strict=True):
         if name not in have:
@@ -353,6 +354,29 @@ def finish(model, inputs: Sequence[str], outputs: Sequence[str],
                 dim.dim_param = "batch" if i == 0 else f"{value.name}_{i}"
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
+
+
+def _guard_padding(graph) -> None:
+    """Keep ONNX Runtime from taking a Pad into the MaxPool behind it, which pads with -infinity.
+
+    Where all values are below zero, the zeros of the Pad are the largest. A Max of one operand
+    between the two does nothing else.
+    """
+    import onnx
+
+    made = {name: node for node in graph.node for name in node.output}
+    nodes = []
+    for node in graph.node:
+        pad = made.get(node.input[0]) if node.op_type == "MaxPool" else None
+        if pad is not None and pad.op_type == "Pad":
+            before = made.get(pad.input[0])
+            if before is None or before.op_type != "Relu":
+                name = f"{pad.output[0]}_kept"
+                nodes.append(onnx.helper.make_node("Max", [pad.output[0]], [name], name=name))
+                node.input[0] = name
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _every_node(graph):

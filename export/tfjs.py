@@ -30,6 +30,9 @@ from . import savedmodel, tflite
 
 PACKAGE = "tensorflowjs==4.22.0"
 UNUSED = ("tensorflow_hub", "tensorflow_decision_forests")
+# TensorFlow.js asks for all files of weights before it reads one, and a browser has six connections
+# to a server of HTTP/1.1: seven files wait for each other for ever.
+SHARD, SHARDS = 4 * 2**20, 4
 QUANTIZED = {"none": {}, "float16": {"float16": "*"}, "uint8": {"uint8": "*"},
              "uint16": {"uint16": "*"}}
 FUSED = {"_FusedConv2D": "Conv2D", "_FusedMatMul": "MatMul",
@@ -161,10 +164,12 @@ def _convert(model, work: Path, inputs, outputs, options, lower, converter, quan
     with lowered as rewrites:
         function = savedmodel.trace(model, inputs, outputs)
         savedmodel.save(function, work / "saved", model, gradients=False)
+    size = sum(f.stat().st_size for f in (work / "saved").rglob("*") if f.is_file())
     converter.convert_tf_saved_model(
         str(work / "saved"), str(work / "made"), signature_def="serving_default",
         saved_model_tags="serve", quantization_dtype_map=QUANTIZED[quantization] or None,
-        skip_op_check=False, strip_debug_ops=True)
+        skip_op_check=False, strip_debug_ops=True,
+        weight_shard_size_bytes=max(SHARD, -(-size // SHARDS)))
     return list(rewrites)
 
 

@@ -47,6 +47,23 @@ def test_finish_keeps_inputs_that_nothing_reads():
     assert [o.domain for o in made.opset_import] == [""]
 
 
+def test_runtimes_keep_zeros_before_a_largest_value():
+    from tfcompress.artifact import TensorSpec
+    from tfcompress.export.onnx import finish
+
+    nodes = [helper.make_node("Pad", ["x", "p"], ["y"]),
+             helper.make_node("MaxPool", ["y"], ["z"], kernel_shape=[3, 3], strides=[2, 2])]
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 8, 8]),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 2, 4, 4])]
+    pads = onnx.numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "p")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [pads])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made = finish(model, ["x"], ["z"], [TensorSpec("x", (1, 2, 8, 8), "float32")])
+    x = np.full((1, 2, 8, 8), -1, "float32")
+    got = onnxruntime.InferenceSession(made).run(None, {"x": x})[0]
+    assert (got[0, 0, 0] == 0).all() and (got[0, 0, 1:, 1:] == -1).all()
+
+
 @pytest.fixture(scope="module")
 def convert(tmp_path_factory):
     from tfcompress.compress import lower

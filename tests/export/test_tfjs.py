@@ -159,3 +159,24 @@ def test_what_stands_in_for_the_package_is_taken_back(tmp_path, monkeypatch):
         with tfjs._converter():
             pass
     assert not [m for m in sys.modules if m.partition(".")[0] in ("tensorflowjs", *tfjs.UNUSED)]
+
+
+@pytest.mark.slow
+def test_large_weights_are_few_files_that_a_page_can_load(fetched, tmp_path):
+    import keras
+
+    from tfcompress.benchmark.browser import BrowserSession
+    from tfcompress.compress import lower
+    from tfcompress.compress.models import load
+
+    model = keras.Sequential([keras.Input((2700,)), keras.layers.Dense(2700)])
+    loaded = load.describe(model, {}, [])
+    out = tmp_path / "large"
+    tfjs.to_tfjs(model, out, inputs=loaded.inputs, outputs=loaded.outputs, lower=lower)
+    assert len(list(out.glob("*.bin"))) <= 4
+    session = BrowserSession(str(out), "tfjs", "wasm")
+    try:
+        x = np.ones((1, 2700), "float32")
+        np.testing.assert_allclose(session.run([x])[0], model(x), atol=1e-3)
+    finally:
+        session.close()
