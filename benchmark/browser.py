@@ -117,7 +117,7 @@ class Browser:
 
     def _start(self, port: int) -> subprocess.Popen:
         profile = self._stack.enter_context(tempfile.TemporaryDirectory(
-            prefix="tfcompress-browser-", ignore_cleanup_errors=True))
+            prefix="tfcompress-browser-", dir=_short_folder(), ignore_cleanup_errors=True))
         gpu = () if self.backend not in ("webgpu", "webgl") or Path("/dev/dri").exists() \
             else SOFTWARE
         root = ("--no-sandbox",) if getattr(os, "geteuid", lambda: 1)() == 0 else ()
@@ -125,6 +125,7 @@ class Browser:
         command = [self.program, *FLAGS, *gpu, *root, f"--user-data-dir={profile}", url]
         process = subprocess.Popen(
             [sys.executable, "-c", KEEPER, profile, *command], stdin=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": profile},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         self._stack.callback(_end, process)
         return process
@@ -193,6 +194,15 @@ threading.Thread(target=end, daemon=True).start()
 browser.wait()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
+
+
+def _short_folder() -> str:
+    """Where temporary files lie; /tmp where that is too far down for Chromium's sockets.
+
+    A socket's path has at most 108 bytes, of which ours and Chromium's names take 70.
+    """
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(usual) > 36 and os.access("/tmp", os.W_OK) else usual
 
 
 def _end(process: subprocess.Popen) -> None:
