@@ -1,6 +1,7 @@
 """The floors of docs/ARCHITECTURE.md, held against the imports."""
 
 import ast
+import importlib.util
 
 from conftest import ROOT
 
@@ -59,3 +60,18 @@ def test_only_the_command_line_prints():
         if name != "cli" and path.name != "board.py":  # a program of its own, sent to boards
             calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
             assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path
+
+
+def test_scripts_beside_the_package_import_what_is_there(monkeypatch):
+    """They are run by hand: nothing else would notice that a neighbour is gone."""
+    for folder in (ROOT / "tests" / "performance", ROOT / "examples" / "frontier"):
+        monkeypatch.syspath_prepend(str(ROOT / "tests"))
+        monkeypatch.syspath_prepend(str(folder))
+        scripts = sorted(folder.glob("*.py"))
+        assert scripts
+        for path in scripts:
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else \
+                    [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+                for name in names:
+                    assert importlib.util.find_spec(name.partition(".")[0]), f"{path}: {name}"

@@ -174,7 +174,7 @@ def race(files: dict[str, Path], row, threads: int, seconds: float) -> dict[str,
 def one(name: str, build, sample, threads: int, seconds: float) -> dict:
     import keras
     import numpy as np
-    from applications import alive
+    from trial import alive
 
     from tfcompress.export.tflite import snr_db
 

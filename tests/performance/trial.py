@@ -221,7 +221,7 @@ def application(name: str, folder: Path, size: int | None = None) -> Trial:
     first = "".join(layer.name for layer in model.layers[:3])
     if not ("escaling" in first or "prestem_normalization" in first):
         x = x / 127.5 - 1
-    _alive(model, x[:CALIBRATED_IMAGES])
+    alive(model, x[:CALIBRATED_IMAGES])
     return Trial(model, folder, ([x[:CALIBRATED_IMAGES]], [x[CALIBRATED_IMAGES:]]))
 
 
@@ -238,7 +238,7 @@ def _images(rng, count: int, side: int):
     return np.clip(found, 0, 255).astype(np.float32)
 
 
-def _alive(model, x) -> None:
+def alive(model, x) -> None:
     """Let `model` behave as a trained one: it answers to `x`, and not to every rounding.
 
     BatchNormalization gets the statistics of `x`, and shifts of 0 to 2: with the initial 0, which
