@@ -276,7 +276,12 @@ def _alone(destination: Path) -> Iterator[Path]:
     """The folder of parts beside `destination`; a second pull waits until the first is done."""
     parts = destination.parent / f".{destination.name}.pull"
     while True:
-        parts.mkdir(exist_ok=True)
+        try:
+            parts.mkdir(exist_ok=True)
+        except FileExistsError:  # there, and gone before `mkdir` looked whether it is a folder
+            if parts.exists() and not parts.is_dir():
+                raise
+            continue
         try:
             lock = open(parts / "lock", "a")
         except FileNotFoundError:
