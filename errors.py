@@ -20,7 +20,9 @@ Exit code 0 means that everything asked for is there; 1 is a defect of tfcompres
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class TfcompressError(Exception):
@@ -92,6 +94,18 @@ def missing(error: ModuleNotFoundError) -> MissingExtra:
     name = (error.name or str(error)).partition(".")[0]
     package = {"PIL": "pillow"}.get(name, name.replace("_", "-"))
     return MissingExtra(package, "all", hint=f"pip install {package}")
+
+
+def needed(package: str, extra: str) -> ModuleType:
+    """A module that is imported only where it is used.
+
+    Raises:
+        MissingExtra: It is not installed; `extra` of tfcompress brings it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise MissingExtra(package, extra) from None
 
 
 def from_dict(record: dict) -> TfcompressError:

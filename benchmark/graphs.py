@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import ModelError
-from .sessions import SIGNATURE, Array, Session, _filled, _refused, _rows, _spec, dequantize
+from .sessions import (
+    SIGNATURE,
+    Array,
+    Session,
+    _batches,
+    _filled,
+    _fixed,
+    _joined,
+    _refused,
+    _rows,
+    _spec,
+    dequantize,
+)
 
 
 class _Graph(Session):
@@ -32,18 +44,10 @@ class _Graph(Session):
                 for a, s in zip(arrays, self.inputs, strict=True)]
 
     def run(self, arrays: list[Array]) -> list[Array]:
-        import numpy as np
-
         count = _rows(arrays, self.inputs)
-        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or max(count, 1)
-        parts: list[list[Array]] = [[] for _ in self.outputs]
-        for start in range(0, count, step):
-            rows = [a[start:start + step] for a in arrays]
-            have = len(rows[0])
-            rows = [_filled(r, step) for r in rows] if have < step else rows
-            for part, out in zip(parts, self._once(rows), strict=True):
-                part.append(out[:have])
-        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
+        step = _fixed(self.inputs) or max(count, 1)
+        return _joined([[out[:have] for out in self._once(rows)]
+                        for rows, have in _batches(arrays, count, step)], len(self.outputs))
 
     def _once(self, rows: list[Array]) -> list[Array]:
         try:
@@ -57,7 +61,7 @@ class _Graph(Session):
         return [dequantize(o.numpy(), s) for o, s in zip(outputs, self.outputs, strict=True)]
 
     def ready(self, arrays: list[Array]) -> Callable[[], object]:
-        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or 1
+        step = _fixed(self.inputs) or 1
         tensors = self._tensors([_filled(a[:1], step) for a in arrays])
         return lambda: self._call(tensors)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..artifact import Measurement
 from ..child import Child, Progress
-from ..errors import TfcompressError
+from ..errors import TfcompressError, needed
 from .environment import cores
 
 BURST_SECONDS = 0.05
@@ -202,7 +202,7 @@ def prepare(payload: dict, progress) -> dict:
     elif payload["runtime"].startswith(IN_BROWSER):
         import numpy.random
     elif payload["runtime"].startswith("onnxruntime"):
-        runtimes.onnxruntime_module()
+        needed("onnxruntime", "onnx")
         import numpy.random  # noqa: F401
     else:
         import keras  # noqa: F401

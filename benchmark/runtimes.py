@@ -13,13 +13,17 @@ import os
 from collections.abc import Callable, Iterable
 
 from ..artifact import argument_names
-from ..errors import DataError, MissingExtra, ModelError
+from ..errors import DataError, MissingExtra, ModelError, needed
 from .graphs import Keras, TensorFlow
 from .sessions import (
     SIGNATURE,
     Array,
     Session,
+    _batches,
     _filled,
+    _fixed,
+    _joined,
+    _kept,
     _plain,
     _refused,
     _rows,
@@ -61,20 +65,15 @@ class Litert(Session):
         return [], []
 
     def run(self, arrays: list[Array]) -> list[Array]:
-        import numpy as np
-
-        count = _rows(arrays, self.inputs)
-        parts: list[list[Array]] = [[] for _ in self.outputs]
-        step = self._fit([a[:1] for a in arrays])
-        for start in range(0, count, step):
-            rows = [a[start:start + step] for a in arrays]
-            have = len(rows[0])
-            self._set([_filled(r, step) for r in rows] if have < step else rows)
+        count, step = _rows(arrays, self.inputs), self._fit([a[:1] for a in arrays])
+        parts = []
+        for rows, have in _batches(arrays, count, step):
+            self._set(rows)
             self._invoke()
-            for part, spec, index in zip(parts, self.outputs, self.tensors[1], strict=True):
-                out = dequantize(self._interpreter.get_tensor(index), spec)
-                part.append(out[:have] if out.ndim and len(out) == step else out.reshape(1, -1))
-        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
+            parts.append([
+                _kept(dequantize(self._interpreter.get_tensor(index), spec), have, step)
+                for spec, index in zip(self.outputs, self.tensors[1], strict=True)])
+        return _joined(parts, len(self.outputs))
 
     def ready(self, arrays: list[Array]) -> Callable[[], object]:
         import numpy as np
@@ -85,7 +84,7 @@ class Litert(Session):
 
     def _fit(self, row: list[Array]) -> int:
         """Give free dimensions the size that the data have; returns the file's batch size."""
-        step = next((s["shape"][0] or 1 for s in self.inputs if s["shape"]), 1)
+        step = _fixed(self.inputs) or 1
         resized = False
         for array, spec, index in zip(row, self.inputs, self.tensors[0], strict=True):
             wanted = (step, *array.shape[1:])
@@ -121,7 +120,7 @@ class Onnx(Session):
     PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def __init__(self, path: str, threads: int):
-        runtime = onnxruntime_module()
+        runtime = needed("onnxruntime", "onnx")
         missing = set(self.PROVIDERS[:1]) - set(runtime.get_available_providers())
         if missing:
             raise MissingExtra("onnxruntime-gpu", "onnx",
@@ -152,16 +151,11 @@ class Onnx(Session):
         import numpy as np
 
         count = _rows(arrays, self.inputs)
-        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or max(count, 1)
-        parts: list[list[Array]] = [[] for _ in self.outputs]
-        for start in range(0, count, step):
-            rows = [a[start:start + step] for a in arrays]
-            have = len(rows[0])
-            rows = [_filled(r, step) for r in rows] if have < step else rows
-            for part, out, spec in zip(parts, self._once(rows), self.outputs, strict=True):
-                out = dequantize(np.asarray(out), spec)
-                part.append(out[:have] if out.ndim and len(out) == step else out.reshape(1, -1))
-        return [np.concatenate(p) if p else np.zeros((0,), np.float32) for p in parts]
+        step = _fixed(self.inputs) or max(count, 1)
+        return _joined([
+            [_kept(dequantize(np.asarray(out), spec), have, step)
+             for out, spec in zip(self._once(rows), self.outputs, strict=True)]
+            for rows, have in _batches(arrays, count, step)], len(self.outputs))
 
     def _feed(self, rows: list[Array]) -> dict[str, Array]:
         return {s["name"]: quantize(a, s) for a, s in zip(rows, self.inputs, strict=True)}
@@ -173,7 +167,7 @@ class Onnx(Session):
             raise _refused("the file", "ONNX Runtime", error) from None
 
     def ready(self, arrays: list[Array]) -> Callable[[], object]:
-        step = next((s["shape"][0] for s in self.inputs if s["shape"]), None) or 1
+        step = _fixed(self.inputs) or 1
         feed = self._feed([_filled(a[:1], step) for a in arrays])
         self._once([feed[s["name"]] for s in self.inputs])  # what is wrong is told here
         run, names = self._session.run, [s["name"] for s in self.outputs]
@@ -299,19 +293,6 @@ def litert_module():
         return interpreter
     except ImportError:
         raise MissingExtra("ai-edge-litert", "all", hint="pip install ai-edge-litert") from None
-
-
-def onnxruntime_module():
-    """The module onnxruntime.
-
-    Raises:
-        MissingExtra: It is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime", "onnx") from None
-    return onnxruntime
 
 
 def _onnx_dtype(kind: str) -> str:

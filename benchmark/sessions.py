@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,33 @@ def _spec(name: str, shape, dtype: str, scale: float = 0.0, zero_point: int = 0)
     sizes = [None if s is None or s < 0 else int(s) for s in shape]
     dtype = "object" if dtype == "string" else dtype
     return {"name": name, "shape": sizes, "dtype": dtype, "scale": scale, "zero_point": zero_point}
+
+
+def _fixed(inputs: list[dict]) -> int | None:
+    """The batch that the file is fixed to."""
+    return next((s["shape"][0] for s in inputs if s["shape"]), None)
+
+
+def _batches(arrays: list[Array], count: int, step: int) -> Iterator[tuple[list[Array], int]]:
+    """`step` rows at a time, the last ones filled up, and how many of them are real."""
+    for start in range(0, count, step):
+        rows = [a[start:start + step] for a in arrays]
+        have = len(rows[0])
+        yield ([_filled(r, step) for r in rows] if have < step else rows), have
+
+
+def _kept(out: Array, have: int, step: int) -> Array:
+    """Of an output the real rows; all of it in one row where it has none."""
+    return out[:have] if out.ndim and len(out) == step else out.reshape(1, -1)
+
+
+def _joined(parts: list[list[Array]], outputs: int) -> list[Array]:
+    """The outputs of all batches, one array for each."""
+    import numpy as np
+
+    if not parts:
+        return [np.zeros((0,), np.float32) for _ in range(outputs)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _filled(rows: Array, batch: int) -> Array:

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from ..errors import MissingExtra, ModelError
+from ..errors import ModelError, needed
 
 
 def embed(path: str | Path, *, labels: list[str] | None, normalization: dict | None,
@@ -78,10 +78,7 @@ def ends(path: str | Path) -> dict[str, list[dict]]:
 
 
 def _load(path: Path):
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtra("onnx", "onnx") from None
+    onnx = needed("onnx", "onnx")
     try:
         return onnx.load(str(path))
     except OSError:

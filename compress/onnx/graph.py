@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ...errors import MissingExtra, ModelError
+from ...errors import ModelError, needed
 
 SIZES = {4: 32}  # what a free dimension is given in random data, by rank
 SIZE = 12
@@ -21,10 +21,7 @@ def load(path: str | Path):
         ModelError: It cannot be read.
         MissingExtra: onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtra("onnx", "onnx") from None
+    onnx = needed("onnx", "onnx")
     try:
         model = onnx.load(os.fspath(path))
     except Exception as error:  # protobuf's and onnx's own
@@ -168,19 +165,6 @@ def probe(model, names: list[str]) -> Runner:
     return Runner(dump(copy), optimize=False, outputs=names)
 
 
-def runtime():
-    """The module onnxruntime.
-
-    Raises:
-        MissingExtra: It is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime", "onnx") from None
-    return onnxruntime
-
-
 class Runner:
     """A session that takes and gives real numbers by name.
 
@@ -191,7 +175,7 @@ class Runner:
     """
 
     def __init__(self, model: bytes, optimize: bool = True, outputs: list[str] | None = None):
-        onnxruntime = runtime()
+        onnxruntime = needed("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(os.cpu_count() or 1, 4)
         options.log_severity_level = 4

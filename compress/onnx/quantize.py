@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import DataError, MissingExtra, TargetError
+from ...errors import DataError, MissingExtra, TargetError, needed
 from .. import quantizing
 from ..tflite import calibrate, mixed
 from . import graph as og
@@ -45,7 +45,7 @@ def run(payload: dict, progress: Callable[[float | None, str], None]) -> dict:
         MissingExtra: onnx is not installed.
     """
     try:
-        og.runtime()
+        needed("onnxruntime", "onnx")
     except MissingExtra as error:
         source = Unproved(payload["float"], error)
     else:

@@ -86,7 +86,18 @@ class Source(quantizing.Source):
         return made
 
     def make(self, target: dict) -> dict:
-        return _make(self.aim_at(target), target)
+        source = self.aim_at(target)
+        kind = target["quantization"]
+        if kind == "none" and target.get("io_dtype", "float32") == "float32":
+            model, fallbacks, notes = source.data, [], []
+        else:
+            make = float16.make if kind == "float16" else plans.make
+            model, fallbacks, notes = make(source, target)
+        result = quantizing.told(model, fallbacks, notes, source.snr(model))
+        if target["runtime"] in webfile.RUNTIMES:
+            result["model"], said = webfile.for_browser(model)
+            result["notes"] = [*notes, *said]
+        return result
 
     def measure(self) -> dict:
         return calibrate.calibrate(self.model, self.samples, self.progress)
@@ -129,17 +140,3 @@ class Source(quantizing.Source):
                     "rows": rows})["snr"]
             except ChildDied:
                 return dict.fromkeys(self.reference[0], -math.inf)
-
-
-def _make(source: Source, target: dict) -> dict:
-    kind = target["quantization"]
-    if kind == "none" and target.get("io_dtype", "float32") == "float32":
-        model, fallbacks, notes = source.data, [], []
-    else:
-        make = float16.make if kind == "float16" else plans.make
-        model, fallbacks, notes = make(source, target)
-    result = quantizing.told(model, fallbacks, notes, source.snr(model))
-    if target["runtime"] in webfile.RUNTIMES:
-        result["model"], said = webfile.for_browser(model)
-        result["notes"] = [*notes, *said]
-    return result
