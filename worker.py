@@ -197,9 +197,12 @@ def _drawn(first: list, second: list) -> list[int]:
     """The outputs that are other ones when the same model gets the same samples again."""
     import numpy as np
 
-    return [i for i, (a, b) in enumerate(zip(first, second, strict=True))
-            if np.asarray(a).dtype.kind == "f"
-            and not np.allclose(a, b, rtol=1e-2, atol=1e-3 * np.abs(a).max(), equal_nan=True)]
+    def differ(a, b) -> bool:
+        largest = np.abs(a[np.isfinite(a)]).max(initial=0.0)
+        return not np.allclose(a, b, rtol=1e-2, atol=1e-3 * largest, equal_nan=True)
+
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(first, second, strict=True)]
+    return [i for i, (a, b) in enumerate(pairs) if a.dtype.kind == "f" and differ(a, b)]
 
 
 def train(payload: dict, progress: Progress) -> dict:

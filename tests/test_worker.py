@@ -1,5 +1,6 @@
 """The children's side of calls, where it needs no model."""
 
+import numpy as np
 import pytest
 
 from tfcompress import worker
@@ -37,3 +38,12 @@ def test_a_layer_name_that_tensorflow_refuses_is_named(monkeypatch):
     with pytest.raises(ModelError) as told:
         worker.run_model([], Refuses())
     assert told.value.message == "TensorFlow takes no layer that is called 'слой 1'"
+
+
+@pytest.mark.parametrize(("first", "second", "drawn"), [
+    ([1.0, np.nan, np.inf], [1.0, np.nan, np.inf], False), ([1.0, 2.0], [1.0, 2.0 + 1e-6], False),
+    ([1.0, np.nan], [1.0 + 1e-6, np.nan], False), ([1.0, 2.0], [1.2, 2.0], True),
+    ([1.0, 2.0], [1.0, np.nan], True), ([np.nan], [np.nan], False)])
+def test_only_what_differs_from_call_to_call_is_drawn(first, second, drawn):
+    """A model that gives NaN gives it every time: that is no random number."""
+    assert worker._drawn([np.array(first)], [np.array(second)]) == [0] * drawn
